@@ -1,0 +1,164 @@
+"""The search of the demo: its space, its model, its tuner."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pathlib
+from typing import Any
+
+import keras
+import keras_tuner
+
+from kt_bttackler import demo, results, tuners
+from kt_bttackler.callback import DiagnosisCallback
+from kt_bttackler.diagnosis import Diagnosis
+from kt_bttackler.rules import NeverStop
+
+OBJECTIVE = "val_accuracy"
+
+# A wide space on purpose: about half of it is what people try, the rest is what
+# they try by accident.
+_INITIALIZERS = {
+    "glorot_uniform": keras.initializers.GlorotUniform,
+    "he_normal": keras.initializers.HeNormal,
+    "wide_normal": lambda: keras.initializers.RandomNormal(stddev=2.0),
+    "zeros": keras.initializers.Zeros,
+}
+_OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "sgd": keras.optimizers.SGD,
+    "rmsprop": keras.optimizers.RMSprop,
+}
+_ACTIVATIONS = ["relu", "tanh", "sigmoid", "elu", "leaky_relu"]
+
+
+class WideSpace(keras_tuner.HyperModel):
+    """A small classifier: dense layers for features, convolutions for images.
+
+    Args:
+        shape: of one input.
+        classes: number of classes.
+    """
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self._shape = shape
+        self._classes = classes
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """Builds the model of one configuration."""
+        images = len(self._shape) == 3
+        # A grid varies the last one first.
+        hp.Choice("batch_size", [32, 64, 128, 256])
+        initializer = hp.Choice("initializer", list(_INITIALIZERS))
+        activation = hp.Choice("activation", _ACTIVATIONS)
+        width = hp.Choice("width", [8, 16, 32] if images else [16, 32, 64, 128])
+        depth = hp.Int("depth", 1, 4 if images else 6)
+        optimizer = hp.Choice("optimizer", list(_OPTIMIZERS))
+        learning_rate = hp.Float("learning_rate", 1e-5, 10.0, sampling="log")
+        model = keras.Sequential([keras.Input(self._shape)])
+        for _ in range(depth):
+            how = {
+                "activation": activation,
+                "kernel_initializer": _INITIALIZERS[initializer](),
+            }
+            if not images:
+                model.add(keras.layers.Dense(width, **how))
+                continue
+            model.add(keras.layers.Conv2D(width, 3, padding="same", **how))
+            if min(model.output_shape[1:3]) >= 4:
+                model.add(keras.layers.MaxPooling2D())
+        if images:
+            model.add(keras.layers.Flatten())
+        model.add(keras.layers.Dense(self._classes, activation="softmax"))
+        model.compile(
+            _OPTIMIZERS[optimizer](learning_rate=learning_rate),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        return model
+
+    def fit(
+        self,
+        hp: keras_tuner.HyperParameters,
+        model: keras.Model,
+        *args: Any,
+        **how: Any,
+    ) -> keras.callbacks.History:
+        """Trains it, with the batch size of the configuration."""
+        return model.fit(*args, batch_size=hp.get("batch_size"), **how)
+
+
+def make_tuner(
+    options: argparse.Namespace,
+    data: demo.Data,
+    project: pathlib.Path,
+    progress: demo.Progress,
+) -> keras_tuner.Tuner:
+    """The tuner that the options ask for; it tells `progress` what it does."""
+    common = {
+        "hypermodel": WideSpace(data.x_train.shape[1:], data.classes),
+        "objective": OBJECTIVE,
+        "seed": options.seed,
+        "directory": str(project.parent),
+        "project_name": project.name,
+    }
+    if options.tuner == "hyperband":
+        tuner = _announced(tuners.Hyperband, progress)(
+            max_epochs=options.epochs, factor=demo.HYPERBAND_FACTOR, **common
+        )
+        # Hyperband has no such argument, but every oracle keeps to this limit.
+        tuner.oracle.max_trials = progress.total
+        return tuner
+    tuner_class = {
+        "random": tuners.RandomSearch,
+        "grid": tuners.GridSearch,
+        "bayesian": tuners.BayesianOptimization,
+    }[options.tuner]
+    return _announced(tuner_class, progress)(max_trials=progress.total, **common)
+
+
+def search(
+    tuner: keras_tuner.Tuner,
+    options: argparse.Namespace,
+    data: demo.Data,
+    project: pathlib.Path,
+) -> None:
+    """Searches, with a diagnosis or with a record only."""
+    if options.no_diagnosis:
+        diagnosis = DiagnosisCallback(Diagnosis((), NeverStop()))
+    else:
+        diagnosis = DiagnosisCallback()
+    board = keras.callbacks.TensorBoard(str(project / "tensorboard"), write_graph=False)
+    tuner.search(
+        data.x_train,
+        data.y_train,
+        epochs=options.epochs,
+        validation_data=(data.x_test, data.y_test),
+        callbacks=[diagnosis, board],
+        verbose=0,
+    )
+
+
+def _announced(tuner_class: Any, progress: demo.Progress) -> Any:
+    class Announced(tuner_class):
+        def on_trial_begin(self, trial: Any) -> None:
+            progress.begin(demo.describe(trial.hyperparameters.values))
+            super().on_trial_begin(trial)
+
+        def on_epoch_end(self, trial: Any, model: Any, epoch: int, logs: Any) -> None:
+            progress.epoch(epoch + 1, (logs or {}).get(OBJECTIVE, math.nan))
+            super().on_epoch_end(trial, model, epoch, logs)
+
+        def on_trial_end(self, trial: Any) -> None:
+            super().on_trial_end(trial)
+            ended = self.oracle.get_trial(trial.trial_id)
+            verdict = results.diagnosis_of(ended)
+            score = "none" if ended.score is None else f"{ended.score:.4f}"
+            outcome = f"{OBJECTIVE} {score}"
+            if ended.status != "COMPLETED":
+                outcome = f"{ended.status.lower()}, {outcome}"
+            progress.end(f"{outcome}; {verdict}" if verdict else outcome)
+
+    return Announced

@@ -1,0 +1,381 @@
+"""Diagnosis: indicators and a rule, the one callable of live runs and replay.
+
+```python
+diagnosis = Diagnosis("conservative").without("LAR").replace("ERG", threshold=1e-4)
+verdict = diagnosis(trace)          # Verdict or None
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kt_bttackler import files, upstream
+from kt_bttackler.activation_indicators import LowActivationRatio
+from kt_bttackler.gradient_indicators import (
+    AbnormalGradientValues,
+    ExponentiallyAmplifiedGradients,
+    ExponentiallyReducedGradients,
+)
+from kt_bttackler.indicators import Finding, QualityIndicator
+from kt_bttackler.loss_indicators import (
+    NoMoreGain,
+    PassiveLossChanges,
+    UnexpectedLossChanges,
+)
+from kt_bttackler.rules import AnyFinding, ProtectTop, Rule
+from kt_bttackler.trace import Trace
+
+# In the order in which a cause is reported when several are positive.
+SEVEN: tuple[type[QualityIndicator], ...] = (
+    AbnormalGradientValues,
+    ExponentiallyAmplifiedGradients,
+    ExponentiallyReducedGradients,
+    PassiveLossChanges,
+    LowActivationRatio,
+    UnexpectedLossChanges,
+    NoMoreGain,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a diagnosis says of a training at one epoch.
+
+    Attributes:
+        stop: the training should end.
+        benign: it should end because nothing more is gained; its best score counts.
+        epoch: n, from 1.
+        cause: id of the first finding to stop on, or `None` when `stop` is false.
+        findings: all findings of the epoch, the grounds for stopping first.
+        rule: name of the rule that decided.
+    """
+
+    stop: bool
+    benign: bool
+    epoch: int
+    cause: str | None
+    findings: tuple[Finding, ...]
+    rule: str
+
+    def __str__(self) -> str:
+        if not self.findings:
+            return f"epoch {self.epoch}: no finding"
+        more = len(self.findings) - 1
+        return f"{self.findings[0]}" + (f" (and {more} more)" if more else "")
+
+    def to_json(self) -> str:
+        """Strict JSON; `from_json` gives an equal verdict."""
+        return files.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Verdict:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: the text is no verdict.
+        """
+        try:
+            content = files.loads(text)
+            findings = tuple(
+                Finding(
+                    **item
+                    | {name: float(item[name]) for name in ("value", "threshold")}
+                )
+                for item in content["findings"]
+            )
+            return cls(**content | {"findings": findings})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a verdict: {error}") from error
+
+
+def _preset(name: str) -> tuple[tuple[QualityIndicator, ...], Rule]:
+    if name == "conservative":
+        return tuple(indicator() for indicator in SEVEN), ProtectTop(AnyFinding())
+    if name == "paper":
+        # The paper has no guards, no patience, and asks no objective.
+        unguarded = {"patience": 1, "progress_guard": math.inf}
+        return (
+            AbnormalGradientValues(),
+            ExponentiallyAmplifiedGradients(**unguarded),
+            ExponentiallyReducedGradients(**unguarded),
+            PassiveLossChanges(),
+            LowActivationRatio(**unguarded),
+            UnexpectedLossChanges(),
+            NoMoreGain(require_objective=False),
+        ), AnyFinding()
+    if name == "upstream":
+        exempt = ("AGV", "EAG", "ULC")
+        return upstream.UPSTREAM, ProtectTop(AnyFinding(), exempt=exempt)
+    raise ValueError(f"`indicators` must be one of {PRESETS}, got {name!r}.")
+
+
+PRESETS = ("conservative", "paper", "upstream")
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Diagnosis:
+    """Indicators and the rule that decides on their findings.
+
+    Args:
+        indicators: the name of a preset ("conservative", the default, "paper",
+            "upstream") or indicators, in the order in which causes are reported.
+        rule: decides when to stop; by default that of the preset, `AnyFinding` for
+            indicators of your own.
+
+    Raises:
+        ValueError: an unknown preset, or two indicators with one id.
+        TypeError: something that is no indicator or no rule.
+
+    Example:
+        >>> diagnosis = Diagnosis().without("LAR").replace("ERG", threshold=1e-4)
+        >>> [indicator.id for indicator in diagnosis.indicators]
+        ['AGV', 'EAG', 'ERG', 'PLC', 'ULC', 'NMG']
+        >>> diagnosis == Diagnosis.from_json(diagnosis.to_json())
+        True
+    """
+
+    indicators: tuple[QualityIndicator, ...]
+    rule: Rule
+
+    def __init__(
+        self,
+        indicators: str | Iterable[QualityIndicator] = "conservative",
+        rule: Rule | None = None,
+    ) -> None:
+        if isinstance(indicators, str):
+            chosen, preset_rule = _preset(indicators)
+        else:
+            chosen, preset_rule = tuple(indicators), AnyFinding()
+        for indicator in chosen:
+            if not isinstance(indicator, QualityIndicator):
+                raise TypeError(
+                    "`indicators` must be QualityIndicator instances, "
+                    f"got {indicator!r}."
+                )
+        ids = [indicator.id for indicator in chosen]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"`indicators` must have different ids, got {ids}.")
+        rule = preset_rule if rule is None else rule
+        if not isinstance(rule, Rule):
+            raise TypeError(f"`rule` must be a Rule instance, got {rule!r}.")
+        object.__setattr__(self, "indicators", chosen)
+        object.__setattr__(self, "rule", rule)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Statistics that some indicator reads."""
+        return frozenset().union(*(indicator.needs for indicator in self.indicators))
+
+    def __getitem__(self, indicator_id: str) -> QualityIndicator:
+        for indicator in self.indicators:
+            if indicator.id == indicator_id:
+                return indicator
+        known = [indicator.id for indicator in self.indicators]
+        raise KeyError(f"no indicator {indicator_id!r} among {known}")
+
+    def without(self, *indicator_ids: str) -> Diagnosis:
+        """The same diagnosis without some indicators.
+
+        Raises:
+            KeyError: there is no indicator of that id.
+        """
+        dropped = {self[indicator_id].id for indicator_id in indicator_ids}
+        return Diagnosis((i for i in self.indicators if i.id not in dropped), self.rule)
+
+    def replace(self, indicator_id: str, **changes: Any) -> Diagnosis:
+        """The same diagnosis with other fields of one indicator.
+
+        Raises:
+            KeyError: there is no indicator of that id.
+            TypeError: the indicator has no such field.
+        """
+        changed = dataclasses.replace(self[indicator_id], **changes)
+        return Diagnosis(
+            (changed if i.id == indicator_id else i for i in self.indicators), self.rule
+        )
+
+    def findings(
+        self, trace: Trace, disabled: set[str] | None = None
+    ) -> tuple[Finding, ...]:
+        """What is positive at the last epoch of `trace`.
+
+        After AGV nothing else is asked: statistics of a broken training mean
+        nothing. An indicator that raises is not positive.
+
+        Args:
+            trace: all that is known of the training.
+            disabled: ids of indicators that are not asked. One that raises is
+                added, after one warning.
+        """
+        disabled = set() if disabled is None else disabled
+        found: list[Finding] = []
+        for indicator in self.indicators:
+            if indicator.id in disabled:
+                continue
+            try:
+                finding = indicator(trace)
+            except Exception as error:
+                disabled.add(indicator.id)
+                warnings.warn(
+                    f"indicator {indicator.id} is off: "
+                    f"{type(error).__name__}: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                continue
+            if finding is not None:
+                found.append(finding)
+                if finding.indicator == AbnormalGradientValues.id:
+                    break
+        return tuple(found)
+
+    def __call__(self, trace: Trace, peers: Iterable[Trace] = ()) -> Verdict | None:
+        """Judges the last epoch of a trace.
+
+        Args:
+            trace: all that is known of the training.
+            peers: traces of other trials, for rules that compare.
+
+        Returns:
+            `None` when nothing is found and no rule wants to stop.
+        """
+        if not len(trace):
+            return None
+        first = max(1, len(trace) - self.rule.lookback + 1)
+        disabled: set[str] = set()
+        history = [
+            self.findings(trace.prefix(n), disabled)
+            for n in range(first, len(trace) + 1)
+        ]
+        return self.judge(history, trace, peers)
+
+    def judge(
+        self,
+        findings: list[tuple[Finding, ...]],
+        trace: Trace,
+        peers: Iterable[Trace] = (),
+    ) -> Verdict | None:
+        """Judges the last epoch of a trace whose findings are known.
+
+        Args:
+            findings: of each of the last epochs, the newest last.
+            trace: all that is known of the training.
+            peers: traces of other trials.
+        """
+        grounds = self.rule(findings, trace, peers)
+        if not grounds and not findings[-1]:
+            return None
+        order = {indicator.id: k for k, indicator in enumerate(self.indicators)}
+        benign_ids = {i.id for i in self.indicators if i.benign}
+        # Bad beats benign; then the order of the indicators.
+        grounds = tuple(
+            sorted(
+                grounds,
+                key=lambda f: (f.indicator in benign_ids, order.get(f.indicator, -1)),
+            )
+        )
+        return Verdict(
+            stop=bool(grounds),
+            benign=bool(grounds) and all(f.indicator in benign_ids for f in grounds),
+            epoch=trace.epoch,
+            cause=grounds[0].indicator if grounds else None,
+            findings=grounds + tuple(f for f in findings[-1] if f not in grounds),
+            rule=type(self.rule).__name__,
+        )
+
+    def to_json(self) -> str:
+        """Strict JSON of types and fields; `from_json` gives an equal diagnosis."""
+        return files.dumps(
+            {
+                "indicators": [_to_config(i) for i in self.indicators],
+                "rule": _to_config(self.rule),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Diagnosis:
+        """Reads what `to_json` wrote.
+
+        Indicators and rules of the package are looked up by name; others are named
+        "module:Class" and must have been imported before: nothing is imported on
+        the word of a file.
+
+        Raises:
+            ValueError: the text is no diagnosis, or names an unknown type.
+        """
+        try:
+            content = files.loads(text)
+            indicators = [_from_config(item) for item in content["indicators"]]
+            return cls(indicators, _from_config(content["rule"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"not a diagnosis: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Diagnosis:
+        """Reads a diagnosis from a JSON file.
+
+        Raises:
+            ValueError: the file cannot be read or is no diagnosis.
+        """
+        try:
+            return cls.from_json(pathlib.Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def known_indicators() -> dict[str, type[QualityIndicator]]:
+    """Indicator classes of the package and those defined so far, by id."""
+    known = {cls.id: cls for cls in _subclasses(QualityIndicator)}
+    return known | {cls.id: cls for cls in SEVEN}
+
+
+def _subclasses(base: type) -> list[type]:
+    found = []
+    for cls in base.__subclasses__():
+        found += [cls, *_subclasses(cls)]
+    return found
+
+
+def _type_name(cls: type) -> str:
+    if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return cls.__name__
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _to_config(item: Any) -> Any:
+    if isinstance(item, QualityIndicator | Rule):
+        fields = {
+            field.name: _to_config(getattr(item, field.name))
+            for field in dataclasses.fields(item)
+        }
+        return {"type": _type_name(type(item)), **fields}
+    if isinstance(item, tuple):
+        return [_to_config(part) for part in item]
+    return item
+
+
+def _from_config(item: Any) -> Any:
+    if isinstance(item, Mapping):
+        types = {
+            _type_name(cls): cls
+            for cls in (*_subclasses(QualityIndicator), *_subclasses(Rule))
+        }
+        name = item["type"]
+        if name not in types:
+            raise ValueError(f"unknown type {name!r}.")
+        fields = {
+            key: float(value) if value in ("nan", "inf", "-inf") else _from_config(value)
+            for key, value in item.items()
+            if key != "type"
+        }
+        return types[name](**fields)
+    if isinstance(item, list):
+        return tuple(_from_config(part) for part in item)
+    return item

@@ -1,0 +1,74 @@
+"""How the package writes files: strict JSON, whole or not at all.
+
+Non-finite numbers, which JSON lacks, are the strings "nan", "inf" and "-inf".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+
+def dumps(content: Any) -> str:
+    """One line of strict JSON.
+
+    Example:
+        >>> dumps({"loss": float("inf"), "epoch": 2})
+        '{"loss":"inf","epoch":2}'
+    """
+    try:
+        return json.dumps(content, separators=(",", ":"), allow_nan=False)
+    except (ValueError, TypeError):  # a non-finite or a numpy number is in it
+        return json.dumps(_encoded(content), separators=(",", ":"), allow_nan=False)
+
+
+def loads(text: str) -> Any:
+    """Reads strict JSON.
+
+    The strings that stand for non-finite numbers stay strings: `float()` reads
+    them, and only the reader knows which fields are numbers.
+
+    Raises:
+        ValueError: the text is not strict JSON.
+    """
+    return json.loads(text, parse_constant=_refuse)
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a file so that a reader sees the old content or the new, never half.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _encoded(content: Any) -> Any:
+    if isinstance(content, float) and not math.isfinite(content):
+        return str(content)
+    if isinstance(content, dict):
+        return {str(key): _encoded(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_encoded(value) for value in content]
+    if hasattr(content, "item"):  # a numpy scalar
+        return _encoded(content.item())
+    return content
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not strict JSON.")

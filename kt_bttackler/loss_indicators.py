@@ -1,0 +1,212 @@
+"""Indicators of the loss curve: PLC, ULC and NMG (BTTackler, KDD'24, section 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from kt_bttackler.indicators import (
+    NEGLIGIBLE_LOSS,
+    QualityIndicator,
+    loss_scale,
+    losses,
+    rise_ahead,
+    window_epochs,
+)
+from kt_bttackler.trace import Trace
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PassiveLossChanges(QualityIndicator):
+    """PLC: the training loss does not move.
+
+    Measures the mean |change| of the training loss from epoch to epoch, from the
+    first batch on, per D, the largest |loss| so far. Needs two changes. Not while
+    the learning rate warms up or is still scheduled to rise.
+
+    Do not use on losses with a large constant offset.
+
+    Attributes:
+        threshold: share of D, 1e-3.
+
+    Example:
+        >>> from kt_bttackler.trace import Header, Record, Trace
+        >>> stuck = [2.3026, 2.3027, 2.3025]
+        >>> trace = Trace(Header(max_epochs=10), [
+        ...     Record(n, 1.0 * n, {"loss": loss, "first_batch_loss": 2.303})
+        ...     for n, loss in enumerate(stuck, 1)
+        ... ])
+        >>> indicator = PassiveLossChanges()
+        >>> [indicator(prefix) is not None for prefix in trace.prefixes()]
+        [False, True, True]
+        >>> print(indicator(trace))
+        PLC at epoch 3: mean change of the loss 0.000101 < 0.001
+    """
+
+    id = "PLC"
+    needs = frozenset(
+        {
+            "loss",
+            "first_batch_loss",
+            "learning_rate",
+            "regularization",
+            "first_regularization",
+        }
+    )
+    quantity = "mean change of the loss"
+    advice = (
+        "raise the learning rate, check that the loss fits the output and the "
+        "labels, and that the optimizer reaches every layer"
+    )
+    fires = "below"
+    stage = "early"
+    min_epochs = 2
+    threshold: float = 1e-3
+
+    def applies(self, trace: Trace) -> bool:
+        """In the early stage, unless the learning rate is still to rise."""
+        return super().applies(trace) and not rise_ahead(trace)
+
+    def measure(self, trace: Trace) -> float:
+        """Mean |change| per D over at least two changes; `nan` before."""
+        values = losses(trace)
+        values = values if np.isfinite(values[0]) else values[1:]
+        if len(values) < 3 or not np.all(np.isfinite(values)):
+            return math.nan
+        scale = loss_scale(values)
+        if scale < NEGLIGIBLE_LOSS:
+            return math.nan
+        return float(np.mean(np.abs(np.diff(values)))) / scale
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnexpectedLossChanges(QualityIndicator):
+    """ULC: late in the training the loss still jumps, and it rises.
+
+    Over the last 30 % of the planned epochs (at least 4, at most 20) measures the
+    standard deviation of the training loss per mean |loss| of the window, where the
+    line fitted through the window rises by at least `rise`; 0 where it does not.
+    Not while the learning rate rose inside the window (restarts, cycles).
+
+    Do not use with losses that are resampled every epoch, as in adversarial nets.
+
+    Attributes:
+        threshold: share of the mean |loss|, 0.2.
+        rise: rise of the fitted line over the window, as a share, 0.05.
+
+    Example:
+        >>> from kt_bttackler.trace import Header, Record, Trace
+        >>> curve = [2.0, 1.0, 0.8, 0.7, 0.6, 1.0, 0.9, 1.6, 1.2]
+        >>> trace = Trace(Header(max_epochs=10), [
+        ...     Record(n, 1.0 * n, {"loss": loss}) for n, loss in enumerate(curve, 1)
+        ... ])
+        >>> indicator = UnexpectedLossChanges()
+        >>> [p.epoch for p in trace.prefixes() if indicator(p)]
+        [8, 9]
+        >>> print(indicator(trace.prefix(8)))
+        ULC at epoch 8: spread of a rising loss 0.354 > 0.2
+    """
+
+    id = "ULC"
+    needs = frozenset({"loss", "first_batch_loss", "learning_rate"})
+    quantity = "spread of a rising loss"
+    advice = "lower the learning rate or let it decay, or use larger batches"
+    stage = "late"
+    threshold: float = 0.2
+    rise: float = 0.05
+
+    def measure(self, trace: Trace) -> float:
+        """Spread of the window where it rises, 0 where not; `nan` before."""
+        window = _window(trace, "loss")
+        if window is None or _rate_rose(trace, len(window)):
+            return math.nan
+        scale = max(float(np.mean(np.abs(window))), 0.1 * loss_scale(losses(trace)))
+        if scale < NEGLIGIBLE_LOSS:
+            return math.nan
+        slope = float(np.polyfit(np.arange(len(window)), window, 1)[0])
+        if slope * (len(window) - 1) / scale < self.rise:
+            return 0.0
+        return float(np.std(window)) / scale
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoMoreGain(QualityIndicator):
+    """NMG: late in the training, the best loss is long past. Benign.
+
+    Measures the age of the best training loss in windows: 1 when none of the last
+    30 % of the planned epochs (at least 4, at most 20) reached it. The objective
+    must not have improved in the window either. The trial is ended as completed,
+    with its best score: it stays a candidate for the best.
+
+    Do not use with learning-rate restarts that come back late.
+
+    Attributes:
+        threshold: windows; positive from just below 1 on.
+        require_objective: ask the objective too. The paper does not.
+
+    Example:
+        >>> from kt_bttackler.trace import Header, Record, Trace
+        >>> curve = [2.0, 1.0, 0.6, 0.5, 0.4, 0.5, 0.5, 0.5, 0.5]
+        >>> trace = Trace(Header(max_epochs=10), [
+        ...     Record(n, 1.0 * n, {"loss": loss, "objective": loss})
+        ...     for n, loss in enumerate(curve, 1)
+        ... ])
+        >>> indicator = NoMoreGain()
+        >>> [p.epoch for p in trace.prefixes() if indicator(p)]
+        [9]
+        >>> print(indicator(trace))
+        NMG at epoch 9: age of the best loss in windows 1 > 0.999
+    """
+
+    id = "NMG"
+    needs = frozenset({"loss", "objective"})
+    quantity = "age of the best loss in windows"
+    advice = "plan fewer epochs, or let the learning rate decay earlier"
+    stage = "late"
+    benign = True
+    threshold: float = 0.999
+    require_objective: bool = True
+
+    def measure(self, trace: Trace) -> float:
+        """Age of the best loss in windows, 0 while the objective gains."""
+        window = _window(trace, "loss")
+        if window is None or len(trace) <= len(window):
+            return math.nan
+        values = trace.scalar("loss")
+        if not np.all(np.isfinite(values)):
+            return math.nan
+        if self.require_objective:
+            gained = _objective_gained(trace, len(window))
+            if gained is None:
+                return math.nan
+            if gained:
+                return 0.0
+        newest_best = len(values) - 1 - int(np.argmin(values[::-1]))
+        return (len(values) - 1 - newest_best) / len(window)
+
+
+def _window(trace: Trace, name: str) -> np.ndarray | None:
+    """The last window of a finite curve, or `None` before it is full."""
+    if trace.max_epochs is None:
+        return None
+    length = window_epochs(trace.max_epochs)
+    values = trace.scalar(name)[-length:]
+    if len(values) < length or not np.all(np.isfinite(values)):
+        return None
+    return values
+
+
+def _rate_rose(trace: Trace, length: int) -> bool:
+    rates = trace.scalar("learning_rate")[-length:]
+    return bool(np.any(np.diff(rates) > 0))
+
+
+def _objective_gained(trace: Trace, length: int) -> bool | None:
+    """Whether the best objective lies in the last `length` epochs."""
+    sign = -1.0 if trace.header.direction == "max" else 1.0
+    values = sign * trace.scalar("objective")
+    if not np.all(np.isfinite(values)):
+        return None
+    return bool(np.min(values[-length:]) < np.min(values[:-length]))

@@ -1,0 +1,183 @@
+"""What an oracle does with diagnosed trials, whatever its algorithm."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import warnings
+from typing import Any
+
+import keras_tuner
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from kt_bttackler import channel, context
+from kt_bttackler.oracles import view
+
+_logger = logging.getLogger(__name__)
+
+
+class DiagnosedOracleMixin(keras_tuner.Oracle):
+    """Marks diagnosed trials and shows them truthfully to the search algorithm.
+
+    A trial with a harmful verdict ends `STOPPED` with its last objective value as
+    score, or None when that is not finite, and the verdict as message. A benign
+    verdict leaves it `COMPLETED` with its best value. A trial whose objective is NaN
+    ends `STOPPED`, too, and not `FAILED`: three failed ones in a row end a search.
+
+    What the algorithm is told of a stopped trial is derived anew before every
+    suggestion. KerasTuner never releases the lock of an oracle that raised, so what
+    is added here raises nothing: it logs, and KerasTuner's own way is taken.
+
+    Args:
+        *args: arguments of the oracle.
+        stopped_value: what a stopped trial counts for the algorithm: "last", its
+            last value; "best", its best value; "worst", the worst finite score of
+            all ended trials; "skip", nothing, though it counts against `max_trials`
+            and as an initial point; "censored", its last value or the median of the
+            completed trials, whichever is worse. A value that is not finite counts
+            as the worst finite score. A project that is resumed keeps the policy it
+            began with.
+        **kwargs: keyword arguments of the oracle.
+
+    Raises:
+        ValueError: there is no such policy.
+    """
+
+    # Also for an oracle whose class was changed after it was made.
+    stopped_value: str = "last"
+
+    def __init__(self, *args: Any, stopped_value: str = "last", **kwargs: Any) -> None:
+        self.stopped_value = view.checked(stopped_value)
+        super().__init__(*args, **kwargs)
+
+    @keras_tuner.synchronized
+    def create_trial(self, tuner_id: str) -> Trial:
+        """As the oracle does; tells the callbacks in this thread which trial runs."""
+        trial = super().create_trial(tuner_id)
+        try:
+            self._publish(trial)
+        except Exception as error:
+            _logger.warning("Callbacks do not know the running trial: %r", error)
+        return trial
+
+    @keras_tuner.synchronized
+    def end_trial(self, trial: Trial) -> None:
+        """As the oracle does, after the verdict on the trial was read."""
+        try:
+            self._judge(trial)
+        except Exception as error:
+            _logger.warning(
+                "The diagnosis of trial %s is lost: %r", trial.trial_id, error
+            )
+        super().end_trial(trial)
+        running = context.running_trial()
+        if running is not None and running.trial_id == trial.trial_id:
+            context.publish(None)
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """As the oracle does, with a truthful view of the trials that ended."""
+        try:
+            shown = self._shown()
+        except Exception as error:
+            _logger.warning("Stopped trials are not shown: %r", error)
+            shown = {}
+        hidden = {name: getattr(self, name) for name in shown}
+        vars(self).update(shown)
+        try:
+            return super().populate_space(trial_id)
+        finally:
+            vars(self).update(hidden)
+
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
+        """Completed trials, then the stopped ones by last value, then the others."""
+        sign = 1 if self.objective.direction == "min" else -1
+
+        def place(trial: Trial) -> tuple[int, float]:
+            if trial.status == TrialStatus.COMPLETED:
+                return 0, 0.0
+            if trial.status == TrialStatus.STOPPED:
+                finite = view.is_finite(trial.score)
+                return 1, sign * trial.score if finite else math.inf
+            return 2, 0.0
+
+        trials = super().get_best_trials(len(self.trials))
+        return sorted(trials, key=place)[:num_trials]
+
+    def get_state(self) -> dict[str, Any]:
+        """State of the oracle, and the policy; KerasTuner's own class reads it, too."""
+        return super().get_state() | {"stopped_value": self.stopped_value}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores the state; that of a project begun by KerasTuner's class, too."""
+        super().set_state(state)
+        recorded = state.get("stopped_value", self.stopped_value)
+        if recorded != self.stopped_value and recorded in view.STOPPED_VALUES:
+            _logger.warning(
+                "The project was begun with stopped_value=%r, which stays in force "
+                "instead of %r.",
+                recorded,
+                self.stopped_value,
+            )
+            self.stopped_value = recorded
+
+    def _publish(self, trial: Trial) -> None:
+        if trial.status != TrialStatus.RUNNING:
+            context.publish(None)
+            return
+        running = context.RunningTrial.of(
+            trial,
+            self.objective,
+            # Private: the oracle has no public way to its folder. It is unset while
+            # no tuner has the oracle.
+            getattr(self, "_project_dir", None),
+            max_epochs=getattr(self, "max_epochs", None),
+        )
+        context.publish(running)
+
+    def _judge(self, trial: Trial) -> None:
+        """Marks a trial that was diagnosed, or whose objective is NaN."""
+        if trial.status != TrialStatus.COMPLETED:
+            return
+        own = self.trials[trial.trial_id]  # `trial` may have come from a worker
+        metrics = {
+            name: float(history.get_last_value())
+            for name, history in own.metrics.metrics.items()
+        }
+        message = channel.decode(metrics)
+        verdict = None if message is None else message.verdict
+        if message is not None and verdict is not None and not verdict.benign:
+            last = None
+            if self.objective.has_value(message.last):
+                last = float(self.objective.get_value(message.last))
+            trial.status, trial.message = TrialStatus.STOPPED, str(verdict)
+            own.score = last if view.is_finite(last) else None
+            own.best_step = max(verdict.epoch - 1, 0)  # KerasTuner counts from 0
+            return
+        if verdict is not None:
+            trial.message = str(verdict)
+        if math.isnan(self._score(own)):
+            trial.status = TrialStatus.STOPPED
+            trial.message = f"{self.objective.name} is nan"
+            own.score, own.best_step = None, 0
+
+    def _score(self, trial: Trial) -> float:
+        """The score that the oracle would give to a completed trial."""
+        scored = copy.copy(trial)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # "All-NaN slice"
+            self.score_trial(scored)
+        return float(scored.score)
+
+    def _shown(self) -> dict[str, Any]:
+        """Attributes of the oracle, as the algorithm is to see them for now."""
+        ongoing = {trial.trial_id for trial in self.ongoing_trials.values()}
+        seen = view.view(self.trials, ongoing, self.objective, self.stopped_value)
+        shown: dict[str, Any] = {"trials": seen.trials}
+        if seen.left_out and hasattr(self, "num_initial_points"):
+            # Left-out trials count as initial points; without any other there is
+            # nothing to fit, and the suggestion must be random.
+            points = self.num_initial_points or max(3 * len(self.hyperparameters.space), 3)
+            points = max(points - seen.left_out, 1)
+            shown["num_initial_points"] = points if seen.completed else math.inf
+        return shown

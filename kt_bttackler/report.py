@@ -1,0 +1,155 @@
+"""A study as text: a table of the trials, why some were stopped, and the totals."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kt_bttackler.diagnosis import known_indicators
+
+if TYPE_CHECKING:
+    from kt_bttackler.results import Study, TrialFacts
+
+WIDTH = 99
+_HEADINGS = ("trial", "status", "score", "cause", "epochs", "seconds")
+_LEFT = ("trial", "status", "cause")  # the other columns hold numbers
+_CAUSE_WIDTH = 16
+
+
+def as_text(study: Study) -> str:
+    """Renders a study, at most 99 columns wide.
+
+    Args:
+        study: what `results.study` read.
+    """
+    parts = [
+        _table([_cells(trial) for trial in study.trials]),
+        _reasons(study.trials),
+        _advice(study.trials),
+        _totals(study),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    Example:
+        >>> duration(7.26), duration(102.0), duration(7320.0)
+        ('7.3 s', '1 min 42 s', '2 h 2 min')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _cells(trial: TrialFacts) -> tuple[str, ...]:
+    run, planned = (
+        "?" if epochs is None else str(epochs)
+        for epochs in (trial.epochs_run, trial.epochs_planned)
+    )
+    return (
+        trial.id,
+        trial.status,
+        "-" if trial.score is None else f"{trial.score:.4g}",
+        textwrap.shorten(", ".join(trial.causes), _CAUSE_WIDTH, placeholder=" ..."),
+        f"{run} of {planned}",
+        "-" if trial.seconds is None else f"{trial.seconds:.1f}",
+    )
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = (
+            cell.ljust(width) if heading in _LEFT else cell.rjust(width)
+            for heading, cell, width in zip(_HEADINGS, cells, widths, strict=True)
+        )
+        return "  ".join(aligned).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([line(_HEADINGS), rule, *map(line, rows)])
+
+
+def _reasons(trials: Sequence[TrialFacts]) -> str:
+    """One sentence for each trial that has something to say."""
+    told = [trial for trial in trials if trial.message.strip()]
+    width = max((len(trial.id) for trial in told), default=0)
+    return "\n".join(
+        _wrapped(_sentence(trial), f"{trial.id:<{width}}  ") for trial in told
+    )
+
+
+def _sentence(trial: TrialFacts) -> str:
+    # The last line of a traceback says what went wrong.
+    sentence = trial.message.strip().splitlines()[-1]
+    if trial.benign:
+        sentence += "; nothing more to gain, its best score counts"
+    return sentence
+
+
+def _advice(trials: Sequence[TrialFacts]) -> str:
+    causes = dict.fromkeys(trial.causes[0] for trial in trials if trial.causes)
+    known = known_indicators()
+    lines = [
+        _wrapped(f"{known[cause].advice}.", f"{cause}: ")
+        for cause in causes
+        if cause in known and known[cause].advice
+    ]
+    return "\n".join(["What to try", *lines]) if lines else ""
+
+
+def _totals(study: Study) -> str:
+    totals = study.totals()
+    lines = [
+        f"{totals['trials']} trials: {_statuses(totals)}.",
+        f"Epochs: {totals['epochs_run']} run of {totals['epochs_planned']} planned, "
+        f"{totals['epochs_saved']} saved{_share(totals)}.",
+        f"Training time: {duration(totals['seconds'])} spent, "
+        f"about {duration(totals['seconds_saved'])} saved "
+        "(an estimate from the epochs that ran).",
+    ]
+    unknown = sum(trial.epochs_run is None for trial in study.trials)
+    if unknown:
+        lines.append(f"Trials without a trace, in none of these sums: {unknown}.")
+    best = study.best
+    if best is not None and best.score is not None:
+        lines.append(f"Best: trial {best.id} with {study.objective} {best.score:.4g}.")
+    if study.log_dir is not None:
+        command = f"tensorboard --logdir {shlex.quote(str(study.log_dir))}"
+        lines.append(f"TensorBoard: {command}")
+    return "\n".join(lines)
+
+
+def _statuses(totals: dict[str, Any]) -> str:
+    counted = [
+        f"{number} {status.lower()}" for status, number in totals["by_status"].items()
+    ]
+    if totals["stopped_benign"]:
+        counted.append(
+            f"{totals['stopped_benign']} of the completed ended early, "
+            "nothing more to gain"
+        )
+    return ", ".join(counted) or "none yet"
+
+
+def _share(totals: dict[str, Any]) -> str:
+    if not totals["epochs_saved"]:
+        return ""
+    share = f" ({math.floor(100 * totals['epochs_saved'] / totals['epochs_planned'])} %"
+    if totals["epochs_saved_benign"]:
+        share += f"; {totals['epochs_saved_benign']} of them by benign stops"
+    return share + ")"
+
+
+def _wrapped(text: str, label: str) -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label)
+    )

@@ -1,0 +1,103 @@
+"""Writes findings for TensorBoard: scalars of every indicator, the verdict as text.
+
+Event files are written by tensorboard itself, without TensorFlow operations, so that
+writing cannot touch the training.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from kt_bttackler.diagnosis import Diagnosis, Verdict
+from kt_bttackler.trace import Trace
+
+
+class DiagnosisWriter:
+    """One run of TensorBoard: the diagnosis of one training.
+
+    Tags are `diagnosis/value/<ID>`, `diagnosis/severity/<ID>` (base-10 logarithm of
+    value per threshold in [-3, 3], 0 fires) and the text `diagnosis/verdict`. Steps
+    are epochs from 0, as Keras counts them.
+
+    Args:
+        log_dir: folder of the run.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike[str]) -> None:
+        self._writer = EventFileWriter(os.fspath(log_dir))
+
+    def add_epoch(self, trace: Trace, diagnosis: Diagnosis) -> None:
+        """Writes value and severity of every indicator at the last epoch."""
+        for indicator in diagnosis.indicators:
+            value, severity = indicator.measure(trace), indicator.severity(trace)
+            about = (
+                f"{indicator.quantity}; positive {indicator.fires} "
+                f"{indicator.limit(trace):g}. {indicator.advice}"
+            )
+            for kind, number in (("value", value), ("severity", severity)):
+                if not math.isnan(number):
+                    tag = f"diagnosis/{kind}/{indicator.id}"
+                    self._add(scalar_pb(tag, number, description=about), trace.epoch)
+
+    def add_verdict(self, verdict: Verdict) -> None:
+        """Writes the verdict as a Markdown card."""
+        self._add(text_pb("diagnosis/verdict", verdict_card(verdict)), verdict.epoch)
+
+    def close(self) -> None:
+        """Writes what is left and closes the file."""
+        self._writer.close()
+
+    def _add(self, summary: Summary, epoch: int) -> None:
+        event = Event(summary=summary, step=epoch - 1)
+        self._writer.add_event(event)
+
+
+def verdict_card(verdict: Verdict) -> str:
+    """A verdict in Markdown: what, where, value against threshold, what to try.
+
+    Example:
+        >>> from kt_bttackler.indicators import Finding
+        >>> finding = Finding("PLC", 2, 1e-5, 1e-3, None, "raise the learning rate")
+        >>> print(verdict_card(Verdict(True, False, 2, "PLC", (finding,), "AnyFinding")))
+        **Stopped at epoch 2: PLC**
+        <BLANKLINE>
+        | indicator | what | value | threshold | layer | what to try |
+        |---|---|---|---|---|---|
+        | PLC | value | 1e-05 | 0.001 |  | raise the learning rate |
+    """
+    if verdict.stop:
+        title = f"Stopped at epoch {verdict.epoch}: {verdict.cause}"
+        title += ", nothing more to gain" if verdict.benign else ""
+    else:
+        title = f"Findings at epoch {verdict.epoch}, not stopped"
+    lines = [
+        f"**{title}**",
+        "",
+        "| indicator | what | value | threshold | layer | what to try |",
+        "|---|---|---|---|---|---|",
+    ]
+    for finding in verdict.findings:
+        cells = (
+            finding.indicator,
+            finding.quantity,
+            f"{finding.value:.3g}",
+            f"{finding.threshold:.3g}",
+            finding.layer or "",
+            finding.advice,
+        )
+        lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """Names come from users: they must not break the table or become markup."""
+    for character in "\\`*_|<>[]":
+        text = text.replace(character, "\\" + character)
+    return " ".join(text.split())

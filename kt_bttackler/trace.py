@@ -1,0 +1,395 @@
+"""What was recorded of one training: the facts, apart from every judgement.
+
+A `Trace` is a `Header` (known before the first epoch) and one `Record` per epoch.
+On disk it is one JSON-lines file that is only ever appended to; `TraceStore` is a
+folder of them. Nothing here needs TensorFlow.
+
+```python
+store = TraceStore("runs/cifar")
+for trace in store:
+    print(trace.header.trial_id, trace.epoch, trace.scalar("loss")[-1])
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kt_bttackler import files
+
+SCHEMA = 1
+# One epoch of a 1,000-layer model is below 2 MB; a longer line is not ours.
+_MAX_LINE_BYTES = 16 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What is known of a training before its first epoch.
+
+    Attributes:
+        trial_id: KerasTuner's trial id, or `None` outside a search.
+        execution: number of the execution within the trial, from 0.
+        started: Unix time in seconds at which the training began.
+        initial_epoch: epochs that had been trained before (0 for a new training).
+        max_epochs: E, the planned epochs, or `None` when unknown.
+        objective: name of the metric the search optimises.
+        direction: "min" or "max".
+        hyperparameters: values of the trial.
+        variables: path of each trainable variable, V of them.
+        variable_layers: for each variable, the name of the layer that owns it.
+        variable_sizes: for each variable, its number of elements.
+        kernels: for each variable, whether it is a kernel (rank >= 2, no embedding
+            table) whose gradient enters the ratios between layers.
+        layers: layers that own kernels, in the order of the data flow, L of them.
+        edges: pairs `(u, v)` of positions in `layers`: data flows from u to v
+            through no other of them.
+        activations: observed activation layers, A of them.
+        gradients_clipped: the optimizer clips gradients.
+        loss_scaled: the optimizer scales the loss (mixed precision).
+        warmup_epochs: leading epochs that the user declared as warm-up.
+        planned_learning_rates: learning rate at the start and at the end of every
+            planned epoch, [E + 1], where a schedule foretells it, else empty.
+        unobserved: group of statistics to the reason why it is missing, such as
+            `{"activation": "no probe data"}`.
+    """
+
+    trial_id: str | None = None
+    execution: int = 0
+    started: float = 0.0
+    initial_epoch: int = 0
+    max_epochs: int | None = None
+    objective: str = "loss"
+    direction: str = "min"
+    hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    variables: tuple[str, ...] = ()
+    variable_layers: tuple[str, ...] = ()
+    variable_sizes: tuple[int, ...] = ()
+    kernels: tuple[bool, ...] = ()
+    layers: tuple[str, ...] = ()
+    edges: tuple[tuple[int, int], ...] = ()
+    activations: tuple[str, ...] = ()
+    gradients_clipped: bool = False
+    loss_scaled: bool = False
+    warmup_epochs: int = 0
+    planned_learning_rates: tuple[float, ...] = ()
+    unobserved: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def kernel_shares(self) -> np.ndarray:
+        """Weight of each variable in the mean of its layer, [V, L].
+
+        A layer with several kernels (recurrent layers) counts every element once.
+        """
+        shares = np.zeros((len(self.variables), len(self.layers)))
+        position = {layer: index for index, layer in enumerate(self.layers)}
+        for v, layer in enumerate(self.variable_layers):
+            if self.kernels[v] and layer in position:
+                shares[v, position[layer]] = self.variable_sizes[v]
+        return shares / np.maximum(shares.sum(axis=0, keepdims=True), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What was measured in one epoch.
+
+    Attributes:
+        epoch: the absolute epoch, from 1.
+        seconds: since the training began, at the end of the epoch.
+        scalars: one number each: the logs of Keras, `objective`, `first_batch_loss`,
+            `learning_rate`, `regularization`.
+        columns: one number per variable (`step_gradient/...`, `gradient/...`,
+            `weight/...`, [V]) or per activation layer (`activation/...`, [A]).
+        partial: the epoch was broken off by a non-finite value.
+    """
+
+    epoch: int
+    seconds: float
+    scalars: Mapping[str, float]
+    columns: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    partial: bool = False
+
+
+class Trace:
+    """The records of one training, read by column.
+
+    A prefix shares its arrays with the whole, so looking at every prefix of a
+    training costs little.
+
+    Example:
+        >>> records = [Record(1, 2.0, {"loss": 0.9}), Record(2, 4.0, {"loss": 0.5})]
+        >>> trace = Trace(Header(max_epochs=10), records)
+        >>> trace.epoch, trace.scalar("loss").tolist()
+        (2, [0.9, 0.5])
+        >>> trace.prefix(1).epoch
+        1
+
+    Args:
+        header: what was known before the first epoch.
+        records: one per epoch, in order.
+        end: why the training ended: "finished", "stopped", "failed", or `None`
+            while it runs or when it was killed.
+    """
+
+    def __init__(
+        self, header: Header, records: Sequence[Record] = (), end: str | None = None
+    ) -> None:
+        self.header = header
+        self.end = end
+        self._records = list(records)
+        self._length = len(self._records)
+        self._scalars: dict[str, np.ndarray] = {}
+        self._tables: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __repr__(self) -> str:
+        return (
+            f"Trace(trial_id={self.header.trial_id!r}, "
+            f"execution={self.header.execution}, epoch={self.epoch}, end={self.end!r})"
+        )
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The records, one per epoch."""
+        return tuple(self._records[: self._length])
+
+    @property
+    def last(self) -> Record | None:
+        """The record of the last epoch."""
+        return self._records[self._length - 1] if self._length else None
+
+    @property
+    def epoch(self) -> int:
+        """n, the last recorded epoch (absolute, from 1); 0 when there is none."""
+        return self.last.epoch if self.last else 0
+
+    @property
+    def max_epochs(self) -> int | None:
+        """E, the planned epochs, or `None` when unknown."""
+        return self.header.max_epochs
+
+    @property
+    def partial(self) -> bool:
+        """Whether the last epoch was broken off by a non-finite value."""
+        return self.last is not None and self.last.partial
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Seconds since the training began at the end of each epoch, [T]."""
+        return np.array([record.seconds for record in self.records])
+
+    @property
+    def moment(self) -> float:
+        """Unix time at the end of the last recorded epoch."""
+        return self.header.started + (self.last.seconds if self.last else 0.0)
+
+    def scalar(self, name: str) -> np.ndarray:
+        """One number per epoch, [T]; `nan` where it was not recorded."""
+        if name not in self._scalars:
+            self._scalars[name] = np.array(
+                [record.scalars.get(name, np.nan) for record in self._records]
+            )
+        return self._scalars[name][: self._length]
+
+    def table(self, name: str) -> np.ndarray:
+        """One row per epoch, [T, V] or [T, A]; `nan` where it was not recorded.
+
+        Statistics of gradients and weights have a column per variable of the
+        header, those of activations one per activation layer.
+        """
+        if name not in self._tables:
+            group = name.partition("/")[0]
+            header = self.header
+            width = len(header.activations if group == "activation" else header.variables)
+            table = np.full((len(self._records), width), np.nan)
+            for row, record in zip(table, self._records, strict=True):
+                values = record.columns.get(name)
+                if values is not None and len(values) == width:
+                    row[:] = values
+            self._tables[name] = table
+        return self._tables[name][: self._length]
+
+    def prefix(self, length: int) -> Trace:
+        """The first `length` records, as if the training had got no further."""
+        if not 0 <= length <= self._length:
+            raise ValueError(
+                f"`length` must be between 0 and {self._length}, got {length}."
+            )
+        view = Trace(self.header)
+        view._records = self._records
+        view._length = length
+        view._scalars = self._scalars
+        view._tables = self._tables
+        return view
+
+    def prefixes(self) -> Iterator[Trace]:
+        """Every prefix with at least one record, shortest first."""
+        return (self.prefix(length) for length in range(1, self._length + 1))
+
+    def with_record(self, record: Record) -> Trace:
+        """A new trace with one record more."""
+        return Trace(self.header, [*self.records, record])
+
+
+class TraceWriter:
+    """Appends one training to a file, a whole line at a time.
+
+    An older file at `path` (a trial that is run again) is replaced. The file is not
+    kept open, so there is nothing to lose when the process dies.
+
+    Args:
+        path: file to write; its folder is made when missing.
+        header: written as the first line.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], header: Header) -> None:
+        self.path = pathlib.Path(path)
+        first = {"schema": SCHEMA, "header": _fields(header)}
+        files.write_atomically(self.path, files.dumps(first) + "\n")
+
+    def append(self, record: Record) -> None:
+        """Writes one epoch."""
+        self._append(_fields(record))
+
+    def close(self, end: str) -> None:
+        """Writes why the training ended."""
+        self._append({"end": end})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(files.dumps(line) + "\n")
+
+
+def read_trace(path: str | os.PathLike[str], *, columns: bool = True) -> Trace:
+    """Reads one trace file.
+
+    A last line without its end, left by a process that was killed, is ignored.
+
+    Args:
+        path: the file.
+        columns: keep the statistics per layer; without them a trace is small.
+
+    Raises:
+        ValueError: the file is no trace, or of a newer schema.
+    """
+    header: Header | None = None
+    records: list[Record] = []
+    end: str | None = None
+    with open(path, "rb") as file:
+        while line := file.readline(_MAX_LINE_BYTES + 1):
+            if not line.endswith(b"\n"):
+                if len(line) > _MAX_LINE_BYTES:
+                    raise ValueError(
+                        f"{path}: a line is longer than {_MAX_LINE_BYTES} bytes."
+                    )
+                break
+            try:
+                content = files.loads(line.decode("utf-8"))
+                if header is None:
+                    header = _header_from(content)
+                elif "end" in content:
+                    end = str(content["end"])
+                else:
+                    records.append(_record_from(content, columns))
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise ValueError(
+                    f"{path}: line {len(records) + 1} is not part of a trace: {error}"
+                ) from error
+    if header is None:
+        raise ValueError(f"{path}: no trace header.")
+    return Trace(header, records, end)
+
+
+class TraceStore:
+    """The traces below one folder, usually a project directory of KerasTuner.
+
+    A trace that has ended is read once; the store can be asked again and again
+    while a search runs.
+
+    Args:
+        folder: traces are the files `trace-<execution>.jsonl` in it and below.
+        columns: keep the statistics per layer; without them a trace is small.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, columns: bool = True
+    ) -> None:
+        self.folder = pathlib.Path(folder)
+        self._columns = columns
+        self._ended: dict[pathlib.Path, Trace] = {}
+
+    def paths(self) -> list[pathlib.Path]:
+        """Files of the store, by name."""
+        return sorted(self.folder.glob("**/trace-*.jsonl"))
+
+    def __iter__(self) -> Iterator[Trace]:
+        """Reads every readable trace; a file that is no trace is left out."""
+        for path in self.paths():
+            trace = self._ended.get(path)
+            if trace is None:
+                try:
+                    trace = read_trace(path, columns=self._columns)
+                except (OSError, ValueError):
+                    continue
+                if trace.end is not None:
+                    self._ended[path] = trace
+            yield trace
+
+    def trial(self, trial_id: str, execution: int = 0) -> Trace:
+        """The trace of one execution.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for trace in self:
+            if (trace.header.trial_id, trace.header.execution) == (trial_id, execution):
+                return trace
+        raise KeyError(f"no trace of trial {trial_id!r}, execution {execution}")
+
+
+def _fields(instance: Header | Record) -> dict[str, Any]:
+    return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
+
+
+def _header_from(content: Mapping[str, Any]) -> Header:
+    schema = content["schema"]
+    if schema != SCHEMA:
+        raise ValueError(f"schema {schema} is unknown, this version reads {SCHEMA}.")
+    known = {field.name for field in dataclasses.fields(Header)}
+    values = {k: v for k, v in content["header"].items() if k in known}
+    for name, value in values.items():
+        if isinstance(value, list):
+            values[name] = tuple(
+                tuple(item) if isinstance(item, list) else item for item in value
+            )
+    for name in ("started", "planned_learning_rates"):  # may hold "nan" or "inf"
+        if isinstance(values.get(name), tuple):
+            values[name] = tuple(float(value) for value in values[name])
+        elif name in values:
+            values[name] = float(values[name])
+    return Header(**values)
+
+
+def _record_from(content: Mapping[str, Any], columns: bool) -> Record:
+    return Record(
+        epoch=int(content["epoch"]),
+        seconds=float(content["seconds"]),
+        scalars={k: float(v) for k, v in content["scalars"].items()},
+        columns={
+            k: tuple(float(v) for v in values)
+            for k, values in content["columns"].items()
+            if columns
+        },
+        partial=bool(content["partial"]),
+    )
