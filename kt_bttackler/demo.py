@@ -8,7 +8,6 @@ import math
 import pathlib
 import sys
 import time
-import zipfile
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -113,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
         _check_target(options.json)
     data = _digits() if options.data is None else load(options.data)
     data = _fewer_rows(data, options.rows, options.seed)
-    project = _new_project(options.directory, options.tuner)
+    project = new_project(options.directory, options.tuner)
     print("Loading TensorFlow ...", flush=True)
     with quiet_loading():  # here and not above, so that mistakes are told at once
         from kt_bttackler import demo_search
@@ -195,16 +194,24 @@ class Progress:
             self._stream.write(f"\r    epoch {epoch}: val_accuracy {score:.4f} ")
             self._stream.flush()
 
-    def end(self, outcome: str) -> None:
-        """The trial has ended."""
+    def end(self, outcome: str, reason: str = "") -> None:
+        """The trial has ended.
+
+        Args:
+            outcome: its status or score.
+            reason: why it was stopped.
+        """
         self._done += 1
         elapsed = time.monotonic() - self._started
         left = elapsed / self._done * (self.total - self._done)
         times = f"{report.duration(elapsed)} elapsed"
         if left > 0:
             times += f", about {report.duration(left)} left"
-        erase = "\r\x1b[K" if self._live else ""
-        self._say(f"{erase}    {outcome}  [{times}]")
+        if self._live:
+            self._stream.write("\r\x1b[K")  # erases the line of the epoch
+        if reason:
+            self._say(f"    {reason}")
+        self._say(f"    {outcome}, {times}")
 
     def _say(self, line: str) -> None:
         self._stream.write(line + "\n")
@@ -222,15 +229,17 @@ def load(path: pathlib.Path) -> Data:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in _KEYS if key not in archive]
-            if missing:
-                raise UsageError(f"{path}: no array named {', '.join(missing)}.")
-            x_train, y_train, x_test, y_test = (archive[key] for key in _KEYS)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
+            arrays = {key: archive[key] for key in _KEYS if key in archive}
+    except OSError as error:
         raise UsageError(
-            f"{path} cannot be read as .npz: {reason or 'not such a file'}."
+            f"{path} cannot be read: {error.strerror or error}."
         ) from error
+    except Exception as error:  # zip files and numpy have many ways to be malformed
+        raise UsageError(f"{path} is not an .npz file of plain arrays.") from error
+    missing = [key for key in _KEYS if key not in arrays]
+    if missing:
+        raise UsageError(f"{path}: no array named {', '.join(missing)}.")
+    x_train, y_train, x_test, y_test = (arrays[key] for key in _KEYS)
     x_train, x_test = (
         _inputs(path, key, x) for key, x in (("x_train", x_train), ("x_test", x_test))
     )
@@ -311,8 +320,16 @@ def _fewer_rows(data: Data, rows: int | None, seed: int) -> Data:
     )
 
 
-def _new_project(directory: pathlib.Path, tuner: str) -> pathlib.Path:
-    """A new numbered folder: what is there already is left alone."""
+def new_project(directory: pathlib.Path, tuner: str) -> pathlib.Path:
+    """Makes a new numbered folder: what is there already is left alone.
+
+    Args:
+        directory: where the folder goes.
+        tuner: the name that it begins with.
+
+    Raises:
+        UsageError: the folder cannot be made.
+    """
     number = 1
     while True:
         project = directory / f"{tuner}-{number:02d}"

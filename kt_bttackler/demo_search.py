@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import pathlib
+import warnings
 from typing import Any
 
 import keras
@@ -100,7 +102,7 @@ def make_tuner(
     common = {
         "hypermodel": WideSpace(data.x_train.shape[1:], data.classes),
         "objective": OBJECTIVE,
-        "seed": options.seed,
+        "seed": options.seed + 1,  # KerasTuner takes 0 for no seed
         "directory": str(project.parent),
         "project_name": project.name,
     }
@@ -131,14 +133,21 @@ def search(
     else:
         diagnosis = DiagnosisCallback()
     board = keras.callbacks.TensorBoard(str(project / "tensorboard"), write_graph=False)
-    tuner.search(
-        data.x_train,
-        data.y_train,
-        epochs=options.epochs,
-        validation_data=(data.x_test, data.y_test),
-        callbacks=[diagnosis, board],
-        verbose=0,
-    )
+    # A search builds one model after the other, of which TensorFlow warns.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # KerasTuner's, about metrics of a trial that ended with NaN, and about the
+        # optimizer state, which Hyperband does not restore.
+        warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+        warnings.filterwarnings("ignore", "Skipping variable loading", UserWarning)
+        tuner.search(
+            data.x_train,
+            data.y_train,
+            epochs=options.epochs,
+            validation_data=(data.x_test, data.y_test),
+            callbacks=[diagnosis, board],
+            verbose=0,
+        )
 
 
 def _announced(tuner_class: Any, progress: demo.Progress) -> Any:
@@ -156,9 +165,7 @@ def _announced(tuner_class: Any, progress: demo.Progress) -> Any:
             ended = self.oracle.get_trial(trial.trial_id)
             verdict = results.diagnosis_of(ended)
             score = "none" if ended.score is None else f"{ended.score:.4f}"
-            outcome = f"{OBJECTIVE} {score}"
-            if ended.status != "COMPLETED":
-                outcome = f"{ended.status.lower()}, {outcome}"
-            progress.end(f"{outcome}; {verdict}" if verdict else outcome)
+            status = "" if ended.status == "COMPLETED" else f"{ended.status.lower()}, "
+            progress.end(f"{status}{OBJECTIVE} {score}", str(verdict or ""))
 
     return Announced

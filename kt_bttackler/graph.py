@@ -266,4 +266,3 @@ class _Flow:
 
 def _union(sets: Iterable[int]) -> int:
     return reduce(or_, sets, 0)
-

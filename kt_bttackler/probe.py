@@ -17,7 +17,14 @@ import keras
 import numpy as np
 
 from kt_bttackler.graph import named_layers, sublayers
-from kt_bttackler.taps import KEPT_ROWS, StepRecorder, replaced, untouched_state
+from kt_bttackler.taps import (
+    KEPT_ROWS,
+    StepRecorder,
+    as_array,
+    as_tensors,
+    replaced,
+    untouched_state,
+)
 
 # Activations whose saturated units differ from a constant by next to nothing.
 _BOUNDED = {"sigmoid", "tanh", "hard_sigmoid", "hard_tanh", "softsign"}
@@ -65,7 +72,7 @@ class BatchKeeper:
     def __init__(self) -> None:
         self._recorder: StepRecorder | None = None
         self._steps = 0
-        self._batch: Any = None
+        self._batch: tuple[Any, Any, Any] | None = None
 
     def install(self, model: keras.Model) -> None:
         """Watch a model whose training begins; call it in `on_train_begin`."""
@@ -111,7 +118,7 @@ class ActivationProbe:
             x: Inputs as the model takes them: array, list or dict of arrays.
         """
         self._model = model
-        self._x = x
+        self._x = as_tensors(x)
         self._observed: list[tuple[ActivationInfo, keras.Operation]] | None = None
 
     @property
@@ -185,7 +192,7 @@ def slice_rows(x: Any, rows: int = KEPT_ROWS) -> Any:
     length = lengths.pop()
     chosen = np.linspace(0, length - 1, min(rows, length)).round().astype(np.int64)
 
-    def take(leaf: Any) -> np.ndarray | None:
+    def take(leaf: Any) -> Any:
         if leaf is None or isinstance(leaf, np.ndarray):
             return None if leaf is None else leaf[chosen]
         return keras.ops.convert_to_numpy(keras.ops.take(leaf, chosen, axis=0))
@@ -226,7 +233,8 @@ def _activation(operation: keras.Operation) -> str | None:
         return _ACTIVATION_OPERATIONS.get(type(operation).__name__.lower())
     function = getattr(operation, "activation", None)
     if isinstance(operation, keras.layers.RNN) and function is None:
-        function = getattr(operation.cell, "activation", None)
+        last_cell = getattr(operation.cell, "cells", [operation.cell])[-1]
+        function = getattr(last_cell, "activation", None)
     if not callable(function) or isinstance(function, keras.Operation):
         return None
     return getattr(function, "__name__", type(function).__name__)
@@ -254,7 +262,7 @@ def _select(
     """The operations to observe, in the order of their first call."""
     names = {id(operation): name for name, operation in candidates}
     excluded = _makers(calls, outputs)
-    selected = {}
+    selected: dict[int, tuple[ActivationInfo, keras.Operation]] = {}
     for call in calls:
         key = id(call.operation)
         activation = _activation(call.operation)
@@ -292,7 +300,7 @@ def _makers(calls: list[_Call], outputs: list[Any]) -> set[int]:
 
 def _units_last(call: _Call) -> np.ndarray:
     """The main output of a call as an array whose last axis are the units."""
-    array = keras.ops.convert_to_numpy(call.outputs[0])
+    array = as_array(call.outputs[0])
     if getattr(call.operation, "data_format", None) == "channels_first":
         array = np.moveaxis(array, 1, -1)
     return array

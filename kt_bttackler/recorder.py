@@ -75,9 +75,6 @@ class Recorder:
         """Installs the taps; called in `on_train_begin`."""
         self._steps_per_epoch = steps_per_epoch
         self._started = time.perf_counter()
-        if self._wants_gradients:
-            self._graph = self._fuses("model graph", graph.inspect_model, self._model)
-            self._graph = self._graph or graph.ModelGraph((), (), ())
         if self._needs_batch():
             self._keeper = probe.BatchKeeper()
             self._fuses("probe batch", self._keeper.install, self._model)
@@ -105,6 +102,14 @@ class Recorder:
         self._steps = step + 1
         if self._first is not None and "first_batch_loss" not in self._first:
             self._first["first_batch_loss"] = float(logs.get("loss", math.nan))
+            if self._wants_gradients:
+                # Only now: a subclassed model may have had no variables before.
+                self._graph = self._fuses(
+                    "model graph",
+                    graph.inspect_model,
+                    self._model,
+                    otherwise=self._graph,
+                )
             if self._keeper is not None:
                 self._fuses("probe batch", self._keeper.batch)  # the first one stays
             if self._tap_name == "probe" and self._wants_gradients:
@@ -262,23 +267,33 @@ class Recorder:
         if self._probes >= PROBED_EPOCHS and spent >= PROBE_SHARE:
             return {}
         started = time.perf_counter()
-        if self._probe is None:
+        try:
+            ratios = self._probe_model()
+        except Exception as error:
+            self.unobserved["activation"] = f"the probe fails: {error}".splitlines()[0]
+            raise
+        self._probes += 1
+        self._probe_seconds += time.perf_counter() - started
+        return {} if ratios is None else {"activation/constant_ratio": ratios}
+
+    def _probe_model(self) -> tuple[float, ...] | None:
+        """Share of constant units of each activation layer; `None` without data."""
+        model_probe = self._probe
+        if model_probe is None:
             x = self._probe_data[0] if not self._labels() else self._probe_data
             if x is None and self._keeper is not None:
                 batch = self._keeper.batch()
                 x = None if batch is None else batch[0]
             if x is None:
                 self.unobserved["activation"] = "no probe data"
-                return {}
-            self._probe = probe.ActivationProbe(self._model, x)
-        outputs = self._probe.run()
-        ratios = [
+                return None
+            model_probe = probe.ActivationProbe(self._model, x)
+        outputs = model_probe.run()
+        self._probe = model_probe
+        return _rounded(
             constant_ratio(output, bounded=layer.bounded)
-            for layer, output in zip(self._probe.layers, outputs, strict=True)
-        ]
-        self._probes += 1
-        self._probe_seconds += time.perf_counter() - started
-        return {"activation/constant_ratio": _rounded(ratios)}
+            for layer, output in zip(model_probe.layers, outputs, strict=True)
+        )
 
     def _learning_rate(self) -> float:
         try:

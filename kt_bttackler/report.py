@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kt_bttackler.diagnosis import known_indicators
@@ -38,12 +38,14 @@ def duration(seconds: float) -> str:
     """Seconds as people say them.
 
     Example:
-        >>> duration(7.26), duration(102.0), duration(7320.0)
-        ('7.3 s', '1 min 42 s', '2 h 2 min')
+        >>> duration(7.26), duration(42.4), duration(102.0), duration(7320.0)
+        ('7.3 s', '42 s', '1 min 42 s', '2 h 2 min')
     """
-    if seconds < 59.95:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
@@ -91,7 +93,7 @@ def _sentence(trial: TrialFacts) -> str:
     # The last line of a traceback says what went wrong.
     sentence = trial.message.strip().splitlines()[-1]
     if trial.benign:
-        sentence += "; nothing more to gain, its best score counts"
+        sentence += "; benign, its best score counts"
     return sentence
 
 
@@ -112,30 +114,44 @@ def _totals(study: Study) -> str:
         f"{totals['trials']} trials: {_statuses(totals)}.",
         f"Epochs: {totals['epochs_run']} run of {totals['epochs_planned']} planned, "
         f"{totals['epochs_saved']} saved{_share(totals)}.",
-        f"Training time: {duration(totals['seconds'])} spent, "
-        f"about {duration(totals['seconds_saved'])} saved "
-        "(an estimate from the epochs that ran).",
+        f"Training time: {duration(totals['seconds'])} spent{_seconds_saved(totals)}.",
     ]
     unknown = sum(trial.epochs_run is None for trial in study.trials)
     if unknown:
         lines.append(f"Trials without a trace, in none of these sums: {unknown}.")
     best = study.best
     if best is not None and best.score is not None:
-        lines.append(f"Best: trial {best.id} with {study.objective} {best.score:.4g}.")
+        lines.append(
+            _wrapped(
+                f"trial {best.id}, {study.objective} {best.score:.4g}: "
+                f"{_configuration(best.hyperparameters)}",
+                "Best: ",
+            )
+        )
     if study.log_dir is not None:
         command = f"tensorboard --logdir {shlex.quote(str(study.log_dir))}"
         lines.append(f"TensorBoard: {command}")
     return "\n".join(lines)
 
 
+def _configuration(hyperparameters: Mapping[str, Any]) -> str:
+    # KerasTuner keeps its own notes among them.
+    own = {k: v for k, v in hyperparameters.items() if not k.startswith("tuner/")}
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in own.items()
+    )
+
+
 def _statuses(totals: dict[str, Any]) -> str:
     counted = [
-        f"{number} {status.lower()}" for status, number in totals["by_status"].items()
+        f"{number} {status.lower()}"
+        for status, number in sorted(totals["by_status"].items())
     ]
     if totals["stopped_benign"]:
         counted.append(
-            f"{totals['stopped_benign']} of the completed ended early, "
-            "nothing more to gain"
+            f"{totals['stopped_benign']} of the completed ended early with nothing "
+            "more to gain"
         )
     return ", ".join(counted) or "none yet"
 
@@ -147,6 +163,13 @@ def _share(totals: dict[str, Any]) -> str:
     if totals["epochs_saved_benign"]:
         share += f"; {totals['epochs_saved_benign']} of them by benign stops"
     return share + ")"
+
+
+def _seconds_saved(totals: dict[str, Any]) -> str:
+    if not totals["epochs_saved"]:
+        return ""
+    saved = duration(totals["seconds_saved"])
+    return f", about {saved} saved (an estimate from the epochs that ran)"
 
 
 def _wrapped(text: str, label: str) -> str:

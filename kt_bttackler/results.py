@@ -104,14 +104,13 @@ class Study:
         What benign stops saved is part of `epochs_saved` and `seconds_saved`, and
         is also given apart.
         """
+        stopped = [t for t in self.trials if t.status == "STOPPED" and t.causes]
         benign = [trial for trial in self.trials if trial.benign]
         best = self.best
         return {
             "trials": len(self.trials),
             "by_status": self.by_status,
-            "stopped": sum(
-                t.status == "STOPPED" and bool(t.causes) for t in self.trials
-            ),
+            "stopped": len(stopped),
             "stopped_benign": len(benign),
             "epochs_run": sum(trial.epochs_run or 0 for trial in self.trials),
             "epochs_planned": sum(trial.epochs_planned or 0 for trial in self.trials),

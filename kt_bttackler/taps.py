@@ -19,12 +19,15 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from kt_bttackler.graph import named_layers
 
 Gradients = list[np.ndarray | None]
 
@@ -146,7 +149,8 @@ class ProbeTap(GradientTap):
             y: Targets as `model.fit` takes them.
             sample_weight: Weights as `model.fit` takes them.
         """
-        self._x, self._y, self._sample_weight = x, y, sample_weight
+        self._x, self._y = as_tensors(x), as_tensors(y)
+        self._sample_weight = as_tensors(sample_weight)
         self._model: keras.Model | None = None
         self._failure: str | None = None
 
@@ -181,7 +185,7 @@ class ProbeTap(GradientTap):
         factor = None if scale is None else float(scale)
         self._failure = None
         return [
-            None if each is None else _as_array(getattr(each, "values", each), factor)
+            None if each is None else as_array(getattr(each, "values", each), factor)
             for each in found
         ]
 
@@ -207,18 +211,29 @@ def untouched_state(model: keras.Model) -> Iterator[None]:
     """Put back whatever a forward pass changes besides its outputs.
 
     That is moving averages, states of stateful RNNs, seeds and metrics: every
-    variable of the model that is not trained.
+    variable of the model and its layers that is not trained.
 
     Args:
         model: A built model.
     """
-    variables = [*model.non_trainable_variables, *model.metrics_variables]
-    before = [(variable, variable.numpy()) for variable in variables]
+    state = {id(each): each for each in model.non_trainable_variables}
+    state.update((id(each), each) for each in model.metrics_variables)
+    trained = {id(each) for each in model.trainable_variables}
+    # Keras does not count the states of RNNs, nor bare TensorFlow variables.
+    for _, layer in named_layers(model):
+        for value in vars(layer).values():
+            for each in value if isinstance(value, list | tuple) else [value]:
+                is_variable = isinstance(each, keras.Variable | tf.Variable)
+                if is_variable and id(each) not in trained:
+                    state[id(each)] = each
+    # Reading does not copy: TensorFlow copies a value when it is about to change.
+    before = [(each, tf.convert_to_tensor(each)) for each in state.values()]
     try:
         yield
     finally:
         for variable, value in before:
-            variable.assign(value)
+            if not np.array_equal(variable.numpy(), value.numpy()):
+                variable.assign(value)
 
 
 @contextlib.contextmanager
@@ -290,10 +305,9 @@ class StepRecorder:
             weakref.WeakKeyDictionary()
         )
         self._batch: Any = None  # one variable or None per leaf of the training data
-        with strategy.scope():
-            self._steps = _buffer(tf.int64, ())
-            self._updates = _buffer(tf.int64, ())
-            self._rows = _buffer(tf.int64, ())
+        self._steps = self._buffer(tf.int64, ())
+        self._updates = self._buffer(tf.int64, ())
+        self._rows = self._buffer(tf.int64, ())
         # Replicas run `train_step` in threads of their own, at the same time.
         self._open_steps: dict[int, _Step] = {}
         self._patches = contextlib.ExitStack()
@@ -343,8 +357,8 @@ class StepRecorder:
             return None
         scale = None if slot.scale is None else float(slot.scale.numpy())
         if slot.buffer.shape.rank is not None:
-            return _as_array(slot.buffer.read_value(), scale)
-        return _as_array(self._rows_of_replicas(slot.buffer), scale)
+            return as_array(slot.buffer.read_value(), scale)
+        return as_array(self._rows_of_replicas(slot.buffer), scale)
 
     def batch(self) -> Any:
         """Newest batch as arrays in the structure of the training data, or None."""
@@ -386,7 +400,7 @@ class StepRecorder:
             return
         thread = threading.get_ident()
         if not self._open_steps:
-            for optimizer in _optimizers(model):
+            for optimizer in self._safely(_optimizers, model) or ():
                 apply = self._noting_apply(optimizer)
                 self._patches.enter_context(replaced(optimizer, "apply", apply))
         self._open_steps[thread] = step
@@ -409,7 +423,7 @@ class StepRecorder:
             else:
                 variables = trainable_variables = list(variables)
             # The scale of this step: `apply` may change it.
-            scale = _loss_scale(optimizer)
+            scale = self._safely(_loss_scale, optimizer)
             update = _Update(optimizer, gradients, list(variables), scale)
             result = original(gradients, trainable_variables, **others)
             step = self._open_steps.get(threading.get_ident())
@@ -422,26 +436,29 @@ class StepRecorder:
         return apply
 
     def _record_update(self, update: _Update, sparse: bool) -> None:
+        apart = _Apart()
         scale = None
         if update.scale is not None:
             value = tf.cast(update.scale, tf.float32)
             if update.optimizer not in self._scales:
-                self._scales[update.optimizer] = _buffer(tf.float32, (), summed=False)
+                self._scales[update.optimizer] = self._buffer(
+                    tf.float32, (), summed=False
+                )
             scale = self._scales[update.optimizer]
             scale.assign(value, read_value=False)
-        for gradient, variable in zip(
-            update.gradients, update.variables, strict=False
-        ):
+        for gradient, variable in zip(update.gradients, update.variables, strict=False):
             # XLA wants fixed shapes, which the rows of a sparse gradient do not have.
             is_sparse = isinstance(gradient, tf.IndexedSlices)
             if gradient is None or (is_sparse and not sparse):
                 continue
             values = gradient.values if is_sparse else gradient
+            if sparse:  # XLA fuses as it likes
+                values = apart.of(values)
             slot = self._slots.get(id(variable))
             if slot is None:
                 # Of the variable: a gradient's own shape may be unknown in the graph.
                 shape = None if is_sparse else variable.shape
-                slot = _Slot(variable, _buffer(values.dtype, shape), scale)
+                slot = _Slot(variable, self._buffer(values.dtype, shape), scale)
                 self._slots[id(variable)] = slot
             slot.buffer.assign(values, read_value=False)
         self._updates.assign_add(1, read_value=False)
@@ -458,9 +475,11 @@ class StepRecorder:
         buffers = self._batch
         if buffers is None:
             buffers = keras.tree.map_structure(
-                lambda leaf: None
-                if leaf is None
-                else _buffer(leaf.dtype, leaf.shape if fixed_shapes else None),
+                lambda leaf: (
+                    None
+                    if leaf is None
+                    else self._buffer(leaf.dtype, leaf.shape if fixed_shapes else None)
+                ),
                 data,
             )
         flat = zip(keras.tree.flatten(buffers), keras.tree.flatten(data), strict=True)
@@ -469,37 +488,45 @@ class StepRecorder:
                 buffer.assign(leaf, read_value=False)
         self._batch = buffers
 
-    def _safely(self, record: Callable[..., None], *arguments: Any) -> None:
-        """Record something; a failure must not reach the training."""
+    def _buffer(self, dtype: tf.DType, shape: Any, summed: bool = True) -> tf.Variable:
+        """A variable for values of a training step that may be traced right now.
+
+        It is made in a thread of its own, out of sight of the trace: TensorFlow traces
+        a function twice if variables are made on the way, even outside the graph.
+
+        Args:
+            dtype: Type of its values.
+            shape: Shape of its values, None if it changes.
+            summed: Whether the values of replicas add up, as gradients do.
+        """
+        addition = tf.VariableAggregation.SUM
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+
+        def make() -> tf.Variable:
+            with self._strategy.scope():
+                return tf.Variable(
+                    tf.zeros([0] if shape is None else shape, dtype),
+                    trainable=False,
+                    shape=tf.TensorShape(shape),
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=addition if summed else first,
+                )
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(make).result()
+
+    def _safely(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something; a failure must not reach the training and gives None."""
         try:
-            record(*arguments)
+            return action(*arguments)
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}".splitlines()[0]
+            return None
 
 
 _RECORDERS: weakref.WeakKeyDictionary[keras.Model, StepRecorder] = (
     weakref.WeakKeyDictionary()
 )
-
-
-def _buffer(dtype: tf.DType, shape: Any, summed: bool = True) -> tf.Variable:
-    """A variable outside the graph that is being traced.
-
-    Args:
-        dtype: Type of its values.
-        shape: Shape of its values, None if it changes.
-        summed: Whether the values of replicas add up, as gradients do.
-    """
-    addition = tf.VariableAggregation.SUM
-    first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-    with tf.init_scope():
-        return tf.Variable(
-            tf.zeros([0] if shape is None else shape, dtype),
-            trainable=False,
-            shape=tf.TensorShape(shape),
-            synchronization=tf.VariableSynchronization.ON_READ,
-            aggregation=addition if summed else first,
-        )
 
 
 def _padded(leaf: tf.Tensor | None) -> tf.Tensor | None:
@@ -520,6 +547,47 @@ def row_count(data: Any) -> Any:
     if isinstance(first, tf.SparseTensor):
         return first.dense_shape[0]
     return tf.reduce_prod(tf.shape(first, tf.int64)[:1])
+
+
+class _Apart:
+    """Gives a recording its own last operations behind a gradient.
+
+    TensorFlow merges chains of additions and multiplications where nobody else looks
+    at what is in between, such as a gradient and its product with the learning rate,
+    and the merged chain rounds differently. So a gradient that is a sum or product is
+    not looked at: it is added or multiplied once more. The twin hangs on an operation
+    with a side effect, which keeps TensorFlow from merging the two again.
+    """
+
+    _TWINS: ClassVar[dict[str, Callable[[list[Any]], Any]]] = {
+        "Add": lambda inputs: tf.raw_ops.Add(x=inputs[0], y=inputs[1]),
+        "AddV2": lambda inputs: tf.raw_ops.AddV2(x=inputs[0], y=inputs[1]),
+        "AddN": lambda inputs: tf.raw_ops.AddN(inputs=inputs),
+        "Mul": lambda inputs: tf.raw_ops.Mul(x=inputs[0], y=inputs[1]),
+        "Sub": lambda inputs: tf.raw_ops.Sub(x=inputs[0], y=inputs[1]),
+    }
+
+    def __init__(self) -> None:
+        self._graph = tf.compat.v1.get_default_graph()
+        self._anchor: Any = None
+        self._made: dict[Any, Any] = {}
+
+    def of(self, tensor: Any) -> Any:
+        """The same numbers, from operations of their own where that matters."""
+        if not tf.is_symbolic_tensor(tensor) or tensor.graph is not self._graph:
+            return tensor
+        operation = tensor.op
+        if operation.type == "Identity":
+            return self.of(operation.inputs[0])
+        if operation.type not in self._TWINS:
+            return tensor
+        if operation not in self._made:
+            inputs = [self.of(each) for each in operation.inputs]
+            if self._anchor is None:
+                self._anchor = tf.timestamp()
+            with tf.control_dependencies([self._anchor]):
+                self._made[operation] = self._TWINS[operation.type](inputs)
+        return self._made[operation]
 
 
 def _optimizers(model: keras.Model) -> list[keras.Optimizer]:
@@ -543,8 +611,23 @@ def _loss_scale(optimizer: keras.Optimizer | None) -> Any:
     return None if isinstance(scale, float | int) and scale == 1 else scale
 
 
-def _as_array(values: Any, scale: float | None) -> np.ndarray:
-    """Values as a read-only array of at least single precision, divided by a scale."""
+def as_tensors(data: Any) -> Any:
+    """Arrays in a nested structure as tensors, everything else as it is."""
+    return keras.tree.map_structure(
+        lambda leaf: (
+            tf.convert_to_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
+        ),
+        data,
+    )
+
+
+def as_array(values: Any, scale: float | None = None) -> np.ndarray:
+    """Values as a read-only array of at least single precision.
+
+    Args:
+        values: Tensor or array of floating-point numbers.
+        scale: What they are divided by, None for nothing.
+    """
     array = np.asarray(values)
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float32)

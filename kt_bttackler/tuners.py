@@ -23,7 +23,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from kt_bttackler import channel, context
-from kt_bttackler.oracles import STOPPED_VALUES, diagnosed
+from kt_bttackler.oracles import diagnosed, view
 from kt_bttackler.probe import slice_rows
 
 _logger = logging.getLogger(__name__)
@@ -64,10 +64,6 @@ class DiagnosedTuner(keras_tuner.Tuner):
         stopped_value: str = "last",
         **kwargs: Any,
     ) -> None:
-        if stopped_value not in STOPPED_VALUES:
-            raise ValueError(
-                f"`stopped_value` must be one of {STOPPED_VALUES}, got {stopped_value!r}."
-            )
         # KerasTuner asks this of its own tuners, but not where a subclass has a
         # `run_trial`, as this one has.
         if hypermodel is None and type(self).run_trial is DiagnosedTuner.run_trial:
@@ -75,7 +71,7 @@ class DiagnosedTuner(keras_tuner.Tuner):
                 "`hypermodel` must be given unless `run_trial` is overridden, got None."
             )
         oracle.__class__ = diagnosed(type(oracle))
-        oracle.stopped_value = stopped_value
+        oracle.stopped_value = view.checked(stopped_value)
         self._max_epochs = getattr(oracle, "max_epochs", None)
         self._execution = 0
         self._first_result: Any = None
@@ -140,7 +136,7 @@ class BayesianOptimization(keras_tuner.BayesianOptimization, DiagnosedTuner):
     It takes the arguments of that class and those of `DiagnosedTuner`.
     """
 
-    @functools.wraps(keras_tuner.BayesianOptimization.__init__)
+    @functools.wraps(keras_tuner.BayesianOptimization.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.seed = _seed_of(keras_tuner.BayesianOptimization, args, kwargs)
         super().__init__(*args, **kwargs)
@@ -155,7 +151,7 @@ class Hyperband(keras_tuner.Hyperband, DiagnosedTuner):
     round.
     """
 
-    @functools.wraps(keras_tuner.Hyperband.__init__)
+    @functools.wraps(keras_tuner.Hyperband.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.seed = _seed_of(keras_tuner.Hyperband, args, kwargs)
         super().__init__(*args, **kwargs)
@@ -185,7 +181,7 @@ def _is_diagnosed(result: Any) -> bool:
     if isinstance(result, list):
         return any(_is_diagnosed(part) for part in result)
     if isinstance(result, keras.callbacks.History):
-        metrics = {name: values[-1] for name, values in result.history.items() if values}
+        metrics = {name: values[-1] for name, values in result.history.items()}
     elif isinstance(result, Mapping):
         metrics = dict(result)
     else:
@@ -206,6 +202,5 @@ def _with_channel(result: Any, entries: Mapping[str, float], objective: Any) -> 
         return result
     metrics = dict(result) if isinstance(result, Mapping) else {objective.name: result}
     parts = getattr(objective, "objectives", [objective])  # of a MultiObjective
-    return metrics | channel.with_last(
-        entries, {part.name: metrics[part.name] for part in parts if part.name in metrics}
-    )
+    last = {part.name: metrics[part.name] for part in parts if part.name in metrics}
+    return metrics | channel.with_last(entries, last)

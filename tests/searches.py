@@ -40,7 +40,9 @@ def space(*names: str) -> keras_tuner.HyperParameters:
 class ScriptedTuner(keras_tuner.Tuner):
     """KerasTuner's Tuner, with trials that return what a script says."""
 
-    def __init__(self, oracle: keras_tuner.Oracle, script: Script, **kwargs: Any) -> None:
+    def __init__(
+        self, oracle: keras_tuner.Oracle, script: Script, **kwargs: Any
+    ) -> None:
         self.script = script
         super().__init__(oracle=oracle, **kwargs)
 

@@ -113,7 +113,12 @@ def test_sequential_inside_functional_inside_sequential():
     core = keras.Sequential([layers.Dense(4, name="c")], name="core")
     middle = keras.Model(x, layers.Add()([core(x), x]), name="middle")
     model = keras.Sequential(
-        [keras.Input((4,)), layers.Dense(4, name="a"), middle, layers.Dense(1, name="z")]
+        [
+            keras.Input((4,)),
+            layers.Dense(4, name="a"),
+            middle,
+            layers.Dense(1, name="z"),
+        ]
     )
     assert named_edges(model) == {
         ("a", "middle/core/c"),

@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import pathlib
-import pickle
 import threading
 from typing import Any
 
@@ -30,13 +29,15 @@ STOCK = keras_tuner.oracles
 
 
 def random_oracle(max_trials: int = 3, **kwargs: Any) -> Any:
-    kwargs = {"objective": "val_loss", "hyperparameters": space("lr"), "seed": 1} | kwargs
-    return oracles.RandomSearchOracle(max_trials=max_trials, **kwargs)
+    defaults = {"objective": "val_loss", "hyperparameters": space("lr"), "seed": 1}
+    return oracles.RandomSearchOracle(max_trials=max_trials, **(defaults | kwargs))
 
 
 def bayesian_oracle(max_trials: int, **kwargs: Any) -> Any:
-    kwargs = {"objective": "val_loss", "hyperparameters": space("lr"), "seed": 3} | kwargs
-    return oracles.BayesianOptimizationOracle(max_trials=max_trials, **kwargs)
+    defaults = {"objective": "val_loss", "hyperparameters": space("lr"), "seed": 3}
+    return oracles.BayesianOptimizationOracle(
+        max_trials=max_trials, **(defaults | kwargs)
+    )
 
 
 def hyperband_oracle(**kwargs: Any) -> Any:
@@ -65,7 +66,8 @@ def test_the_same_class_comes_back_and_only_once() -> None:
 
 
 def test_positional_arguments_are_those_of_the_class() -> None:
-    oracle = oracles.BayesianOptimizationOracle("val_accuracy", 7, 2, stopped_value="skip")
+    cls = oracles.BayesianOptimizationOracle
+    oracle = cls("val_accuracy", 7, 2, stopped_value="skip")
     assert (oracle.max_trials, oracle.num_initial_points) == (7, 2)
     assert oracle.objective.direction == "max"
     assert oracle.stopped_value == "skip"
@@ -89,7 +91,7 @@ def test_what_is_no_oracle_class_is_refused(wrong: Any) -> None:
 
 @pytest.mark.parametrize("cls", ALL)
 def test_an_unknown_policy_is_refused(cls: Any) -> None:
-    with pytest.raises(ValueError, match="`stopped_value` must be one of .*'mean'"):
+    with pytest.raises(ValueError, match=r"`stopped_value` must be one of .*'mean'"):
         cls("val_loss", stopped_value="mean")
 
 
@@ -102,8 +104,8 @@ def test_a_harmful_verdict_stops_the_trial_with_its_last_value(tmp_path: Any) ->
     assert statuses(trials) == ["STOPPED"] * 3
     assert [trial.score for trial in trials] == [2.0] * 3
     assert trials[0].best_step == 2  # epoch 3, counted from 0
-    assert trials[0].message == str(verdict())
-    assert "ERG at epoch 3" in trials[0].message
+    expected = "ERG at epoch 3: median gradient ratio 4e-05 < 0.001, layer conv"
+    assert trials[0].message == expected
 
 
 @pytest.mark.parametrize("last", [math.nan, math.inf, -math.inf, None])
@@ -117,7 +119,7 @@ def test_a_benign_verdict_leaves_the_best_value(tmp_path: Any) -> None:
     script = in_turn(stopped(last=2.0, best=0.1, cause="NMG"))
     trial = search(random_oracle(1), script, tmp_path)[0]
     assert (trial.status, trial.score) == ("COMPLETED", 0.1)
-    assert trial.message == str(verdict("NMG"))
+    assert trial.message.startswith("NMG at epoch 3: ")
 
 
 def test_a_healthy_trial_is_as_in_kerastuner(tmp_path: Any) -> None:
@@ -163,7 +165,9 @@ def test_exceptions_fail_as_in_kerastuner(tmp_path: Any) -> None:
         search(random_oracle(5), script, tmp_path)
 
 
-def test_a_malformed_message_costs_the_diagnosis_only(tmp_path: Any, caplog: Any) -> None:
+def test_a_malformed_message_costs_the_diagnosis_only(
+    tmp_path: Any, caplog: Any
+) -> None:
     metrics = {"val_loss": 0.5, "diagnosis/stopped": 1.0, "diagnosis/epoch": math.nan}
     with caplog.at_level(logging.WARNING):
         trials = search(random_oracle(2), in_turn(metrics), tmp_path)
@@ -361,21 +365,23 @@ def test_the_gaussian_process_gets_the_last_value(tmp_path: Any) -> None:
     assert fitted == pytest.approx([0.5, 2.0])
 
 
-@pytest.mark.parametrize("kind", ["nan verdict", "nan", "inf"])
+@pytest.mark.parametrize("kind", ["verdict", "inf"])
 def test_values_that_are_not_finite_do_not_attract_proposals(
     kind: str, tmp_path: Any
 ) -> None:
-    bad = {"nan verdict": stopped(math.nan), "nan": NAN, "inf": {"val_loss": math.inf}}
+    bad = {"verdict": stopped(math.nan), "inf": {"val_loss": math.inf}}
 
     def script(trial: Any) -> Any:
         lr = trial.hyperparameters.get("lr")
         return bad[kind] if lr > 0.5 else {"val_loss": 1.0 + abs(lr - 0.25)}
 
-    trials = search(bayesian_oracle(18, num_initial_points=6), script, tmp_path)
+    # Little exploration, so that eight proposals say enough.
+    oracle = bayesian_oracle(16, num_initial_points=8, beta=1.0, seed=1)
+    trials = search(oracle, script, tmp_path)
     rates = [trial.hyperparameters.get("lr") for trial in trials]
-    assert any(rate > 0.5 for rate in rates[:6])
-    proposed = rates[6:]
-    # With NaN or infinity as 0, the best loss there is, it is above 90 %.
+    assert any(rate > 0.5 for rate in rates[:8])
+    proposed = rates[8:]
+    # With NaN or infinity as 0, the best loss there is, it is above 80 %.
     assert sum(rate > 0.5 for rate in proposed) / len(proposed) < 0.2
 
 
@@ -398,7 +404,7 @@ def test_left_out_trials_count_as_initial_points(points: Any, tmp_path: Any) -> 
 
 
 def test_kerastuner_makes_as_many_initial_points_as_we_think(tmp_path: Any) -> None:
-    oracle = bayesian_oracle(8, num_initial_points=None, hyperparameters=space("a", "b"))
+    oracle = bayesian_oracle(8, hyperparameters=space("a", "b"))
     fitted = []
 
     def script(trial: Any) -> Any:
@@ -424,17 +430,16 @@ def rounds(trials: list[Any]) -> dict[tuple[int, int], int]:
 
 
 def promoted(trials: list[Any]) -> set[str]:
-    return {
-        trial.hyperparameters.values.get("tuner/trial_id") for trial in trials
-    } - {None}
+    return {trial.hyperparameters.values.get("tuner/trial_id") for trial in trials} - {
+        None
+    }
 
 
 def healthy_except(is_bad: Any, bad: Any = None) -> Any:
     def script(trial: Any) -> Any:
-        values = trial.hyperparameters.values
         if is_bad(trial):
             return stopped(math.nan) if bad is None else bad
-        return {"val_loss": 1.0 + values["lr"]}
+        return {"val_loss": 1.0 + trial.hyperparameters.get("lr")}
 
     return script
 
@@ -460,7 +465,9 @@ def test_the_best_rise(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("bad_round", [0, 1])
-def test_a_round_of_stopped_trials_ends_its_bracket(bad_round: int, tmp_path: Any) -> None:
+def test_a_round_of_stopped_trials_ends_its_bracket(
+    bad_round: int, tmp_path: Any
+) -> None:
     def is_bad(trial: Any) -> bool:
         values = trial.hyperparameters.values
         return (values["tuner/bracket"], values["tuner/round"]) == (2, bad_round)
@@ -548,12 +555,17 @@ def kill(trial: Any) -> Any:
     raise Killed
 
 
+def search_until_killed(oracle: Any, outcomes: list[Any], folder: Any) -> None:
+    """The process ends in the trial after `outcomes`."""
+    left = list(outcomes)
+    with pytest.raises(Killed):
+        search(oracle, lambda trial: left.pop(0) if left else kill(trial), folder)
+
+
 def restarted(make: Any, before: list[Any], after: list[Any], folder: Any) -> Any:
     """An oracle whose search was killed after `before` and resumed."""
     first = make()
-    left = list(before)
-    with pytest.raises(Killed):
-        search(first, lambda t: left.pop(0) if left else kill(t), folder)
+    search_until_killed(first, before, folder)
     second = make()
     tuner = ScriptedTuner(second, in_turn(*after), directory=folder, project_name="p")
     done = {k: v for k, v in facts(first).items() if v[0] != "RUNNING"}
@@ -570,7 +582,7 @@ def test_a_resumed_search_goes_on(tmp_path: Any) -> None:
     before = [stopped(2.0), NAN, {"val_loss": 0.4}]
     oracle = restarted(make, before, [stopped(1.0), {"val_loss": 0.5}], tmp_path)
     expected = ["STOPPED", "STOPPED", "COMPLETED", "STOPPED", "COMPLETED", "COMPLETED"]
-    assert statuses(list(oracle.trials.values())) == expected
+    assert statuses([oracle.trials[f"{number}"] for number in range(6)]) == expected
     assert oracle.stopped_value == "skip"
 
 
@@ -622,14 +634,12 @@ def test_projects_are_exchanged_with_kerastuner(
     writer: Any, reader: Any, tmp_path: Any
 ) -> None:
     first = writer("val_loss", hyperparameters=space("lr"), seed=1)
-    left = [{"val_loss": 0.5}] * 3
-    with pytest.raises(Killed):
-        search(first, lambda t: left.pop(0) if left else kill(t), tmp_path)
+    search_until_killed(first, [{"val_loss": 0.5}] * 3, tmp_path)
     second = reader("val_loss", hyperparameters=space("lr"), seed=1)
-    ScriptedTuner(second, kill, directory=tmp_path, project_name="p")
-    assert list(facts(second).items())[:3] == list(facts(first).items())[:3]
-    with pytest.raises(Killed):
-        search(second, in_turn({"val_loss": 0.5}, None) and kill, tmp_path)
+    search_until_killed(second, [{"val_loss": 0.4}] * 2, tmp_path)
+    done = {k: v for k, v in facts(first).items() if v[0] == "COMPLETED"}
+    assert {k: facts(second)[k] for k in done} == done
+    assert statuses(list(second.trials.values())).count("COMPLETED") == 5
 
 
 def test_state_is_strict_json(tmp_path: Any) -> None:

@@ -82,8 +82,15 @@ def test_activation_layers_are_observed_instead_of_linear_ones():
         [layers.Dense(2, activation="sigmoid")],
         [layers.Dense(2, activation="relu"), layers.Activation("sigmoid")],
         [layers.Dense(2), layers.Dropout(0.5), layers.ReLU()],
-        [layers.Dense(2, activation="relu"), layers.Activation("tanh", dtype="float64")],
-        [keras.Sequential([layers.Dense(2, activation="relu"), layers.Reshape((2, 1))])],
+        [
+            layers.Dense(2, activation="relu"),
+            layers.Activation("tanh", dtype="float64"),
+        ],
+        [
+            keras.Sequential(
+                [layers.Dense(2, activation="relu"), layers.Reshape((2, 1))]
+            )
+        ],
     ],
 )
 def test_the_layers_that_make_the_output_are_left_out(tail):
@@ -250,7 +257,7 @@ def stateful_model():
 def metric_model():
     x = keras.Input((4, 2))
     h = layers.Dropout(0.2)(layers.Dense(3, activation="tanh")(layers.Flatten()(x)))
-    return keras.Model(x, [layers.Dense(1)(h), layers.Dense(1)(h)])
+    return keras.Model(x, [layers.Dense(1, name=name)(h) for name in "ab"])
 
 
 @pytest.mark.parametrize("build", [noisy_model, stateful_model, metric_model])

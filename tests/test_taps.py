@@ -474,6 +474,16 @@ def count_traces(model):
     return traces
 
 
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+def test_the_tap_costs_no_second_trace(steps_per_execution):
+    model = dense_model(steps_per_execution=steps_per_execution)
+    traces = count_traces(model)
+    watch = Watch()
+    model.fit(*vectors(20), batch_size=5, epochs=2, verbose=0, callbacks=[watch])
+    assert watch.observed is None
+    assert len(traces) == 1
+
+
 def test_second_fit_needs_no_new_trace_and_starts_blank():
     model = dense_model()
     traces = count_traces(model)
@@ -577,13 +587,16 @@ def lstm_model():
 
 @pytest.mark.parametrize("build", [dropout_model, lstm_model, DrawsAfterUpdate])
 @pytest.mark.parametrize("mode", [{}, {"run_eagerly": True}])
-def test_training_is_the_same_bit_by_bit(build, mode):
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_training_is_the_same_bit_by_bit(build, mode, optimizer):
     def weights(callbacks):
         keras.utils.set_random_seed(1)
         data = tf.data.Dataset.from_tensor_slices(vectors(30)).shuffle(30, seed=2)
-        model = compiled(build(), "adam", jit_compile=False, **mode)
+        chosen = keras.optimizers.SGD(0.05, 0.9) if optimizer == "momentum" else "adam"
+        model = compiled(build(), chosen, jit_compile=False, **mode)
         history = model.fit(data.batch(7), epochs=3, verbose=0, callbacks=callbacks)
-        return model.get_weights(), history.history["loss"]
+        variables = model.variables + model.optimizer.variables
+        return [each.numpy() for each in variables], history.history["loss"]
 
     plain, loss = weights([])
     tapped, same_loss = weights([Watch()])
@@ -766,6 +779,9 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2
 )
+from kt_bttackler.probe import ActivationProbe
+from kt_bttackler.taps import ProbeTap
+from test_probe import Keep
 from test_taps import Watch, as_numpy, tape_gradients, tokens
 
 def build():
@@ -799,6 +815,16 @@ for policy, tolerance in (("float32", 1e-5), ("mixed_float16", 2e-2)):
     model.fit(data, verbose=0, callbacks=[second])
     assert second.rows == [8, 4]
     assert second.observed is None
+    keep = Keep()
+    model.fit(data, verbose=0, callbacks=[keep])
+    for found, wanted in zip(keep.keeper.batch(), (x, y)):
+        np.testing.assert_array_equal(np.sort(found[:, 0]), np.sort(wanted[:8, 0]))
+    probe = ActivationProbe(model, x[:8])
+    assert [each.shape for each in probe.run()] == [(8, 4)]
+    tap = ProbeTap(x[:8], y[:8])
+    tap.install(model)
+    assert all(each is not None for each in tap.gradients()), tap.observed()
+    assert np.isfinite(tap.gradients()[0]).all()
 print("replicas agree")
 """
 

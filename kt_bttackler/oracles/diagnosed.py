@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import keras_tuner
 
@@ -10,7 +11,6 @@ from kt_bttackler.oracles.hyperband import DiagnosedHyperbandMixin
 from kt_bttackler.oracles.mixin import DiagnosedOracleMixin
 
 
-@functools.cache
 def diagnosed(oracle_class: type[keras_tuner.Oracle]) -> type[DiagnosedOracleMixin]:
     """Makes an Oracle class understand diagnosed trials.
 
@@ -39,6 +39,11 @@ def diagnosed(oracle_class: type[keras_tuner.Oracle]) -> type[DiagnosedOracleMix
         )
     if issubclass(oracle_class, DiagnosedOracleMixin):
         return oracle_class
+    return _diagnosed(oracle_class)
+
+
+@functools.cache
+def _diagnosed(oracle_class: Any) -> type[DiagnosedOracleMixin]:
     is_hyperband = issubclass(oracle_class, keras_tuner.oracles.HyperbandOracle)
     mixin = DiagnosedHyperbandMixin if is_hyperband else DiagnosedOracleMixin
     name = f"Diagnosed{oracle_class.__name__}"

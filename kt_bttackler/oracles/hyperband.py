@@ -56,10 +56,10 @@ class DiagnosedHyperbandMixin(DiagnosedOracleMixin):
 
     def _shown(self) -> dict[str, Any]:
         last = math.inf if self.objective.direction == "min" else -math.inf
-        trials = {
-            trial_id: view.completed_with(trial, last) if _cannot_go_on(trial) else trial
-            for trial_id, trial in self.trials.items()
-        }
+        trials = dict(self.trials)
+        for trial_id, trial in trials.items():
+            if _cannot_go_on(trial):
+                trials[trial_id] = view.completed_with(trial, last)
         return {"trials": trials}
 
 

@@ -51,7 +51,7 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
         self.stopped_value = view.checked(stopped_value)
         super().__init__(*args, **kwargs)
 
-    @keras_tuner.synchronized
+    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
     def create_trial(self, tuner_id: str) -> Trial:
         """As the oracle does; tells the callbacks in this thread which trial runs."""
         trial = super().create_trial(tuner_id)
@@ -61,7 +61,7 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
             _logger.warning("Callbacks do not know the running trial: %r", error)
         return trial
 
-    @keras_tuner.synchronized
+    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
     def end_trial(self, trial: Trial) -> None:
         """As the oracle does, after the verdict on the trial was read."""
         try:
@@ -83,11 +83,12 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
             _logger.warning("Stopped trials are not shown: %r", error)
             shown = {}
         hidden = {name: getattr(self, name) for name in shown}
-        vars(self).update(shown)
+        self.__dict__.update(shown)
         try:
-            return super().populate_space(trial_id)
+            response: dict[str, Any] = super().populate_space(trial_id)
+            return response
         finally:
-            vars(self).update(hidden)
+            self.__dict__.update(hidden)
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """Completed trials, then the stopped ones by last value, then the others."""
@@ -106,7 +107,7 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
 
     def get_state(self) -> dict[str, Any]:
         """State of the oracle, and the policy; KerasTuner's own class reads it, too."""
-        return super().get_state() | {"stopped_value": self.stopped_value}
+        return {**super().get_state(), "stopped_value": self.stopped_value}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores the state; that of a project begun by KerasTuner's class, too."""
@@ -157,6 +158,7 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
         if verdict is not None:
             trial.message = str(verdict)
         if math.isnan(self._score(own)):
+            # No retry either: KerasTuner trains again, but keeps the first result.
             trial.status = TrialStatus.STOPPED
             trial.message = f"{self.objective.name} is nan"
             own.score, own.best_step = None, 0
@@ -177,7 +179,7 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
         if seen.left_out and hasattr(self, "num_initial_points"):
             # Left-out trials count as initial points; without any other there is
             # nothing to fit, and the suggestion must be random.
-            points = self.num_initial_points or max(3 * len(self.hyperparameters.space), 3)
-            points = max(points - seen.left_out, 1)
-            shown["num_initial_points"] = points if seen.completed else math.inf
+            default = max(3 * len(self.hyperparameters.space), 3)
+            left = max((self.num_initial_points or default) - seen.left_out, 1)
+            shown["num_initial_points"] = left if seen.completed else math.inf
         return shown
