@@ -12,8 +12,9 @@ import os
 import pathlib
 import sys
 import time
+import types
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import keras
@@ -21,9 +22,14 @@ import keras
 from kt_bttackler import channel, context, files
 from kt_bttackler.diagnosis import Diagnosis, Verdict
 from kt_bttackler.fuses import Fuses
+from kt_bttackler.indicators import Finding, QualityIndicator
 from kt_bttackler.recorder import Recorder
 from kt_bttackler.tensorboard import DiagnosisWriter
 from kt_bttackler.trace import Header, Record, Trace, TraceStore, TraceWriter
+from kt_bttackler.worker import Worker
+
+# An indicator that takes longer is switched off.
+INDICATOR_SECONDS = 2.0
 
 _COPIED = (
     "this callback was copied for every trial of a search, and the copies have the "
@@ -186,7 +192,7 @@ class _Training:
         self._model = callback.model
         self._trial = callback._trial
         self._diagnosis = callback.diagnosis
-        self._findings: list[tuple[Any, ...]] = []
+        self._findings: list[tuple[Finding, ...]] = []
         self._disabled: set[str] = set()
         self._epoch = 0
         self._suspected = False  # something was not finite in this epoch
@@ -196,9 +202,17 @@ class _Training:
         probe_data = callback._probe_data
         if probe_data is None and self._trial is not None:
             probe_data = self._trial.probe_data
+        # Statistics of large models, and every indicator, run beside the training.
+        self._worker = Worker()
         self._recorder = Recorder(
-            self._model, self._diagnosis.needs, callback.tap, probe_data, fuses
+            self._model,
+            self._diagnosis.needs,
+            callback.tap,
+            probe_data,
+            fuses,
+            self._worker,
         )
+        self._unfinished: Callable[[], Record] | None = None
         self._trace_path = self._choose_trace_path()
         self._trace_file: TraceWriter | None = None
         self._log_dir = self._choose_log_dir()
@@ -226,9 +240,9 @@ class _Training:
         # Judged now, once, on a record that holds no more than this, so that the
         # rest of a lost epoch is not trained. The epoch's own record follows.
         self._suspected = True
+        self._finish_epoch()
         trace = self._extended(self._recorder.broken_record(self._epoch, logs))
-        findings = self._diagnosis.findings(trace, self._disabled)
-        verdict = self._judge([*self._findings, findings], trace)
+        verdict = self._judge([*self._findings, self._findings_of(trace)], trace)
         if verdict is not None and verdict.stop and self._callback.stop:
             self._broken = True
             self._model.stop_training = True
@@ -247,21 +261,35 @@ class _Training:
         objective, _ = self._objective(scalars)
         if objective in scalars:
             scalars["objective"] = scalars[objective]
-        record = self._recorder.end_epoch(epoch, scalars, partial=self._broken)
+        self._finish_epoch()
+        self._unfinished = self._recorder.end_epoch(
+            epoch, scalars, partial=self._broken
+        )
+        # The statistics of a large model are waited for at the end of the next epoch.
+        if not self._recorder.large or self._broken:
+            self._finish_epoch()
+
+    def _finish_epoch(self) -> None:
+        """Records and judges the epoch that is measured but not judged yet."""
+        if self._unfinished is None:
+            return
+        finish, self._unfinished = self._unfinished, None
+        record = finish()
         self.trace = self._extended(record)
         self.fuses("trace file", self._write_record, record)
-        self._findings.append(self._diagnosis.findings(self.trace, self._disabled))
+        self._findings.append(self._findings_of(self.trace))
         verdict = self._judge(self._findings, self.trace)
-        stopping = verdict is not None and verdict.stop
-        if stopping and self._callback.stop:
-            self._model.stop_training = True
         if verdict is not None and not (self.verdict and self.verdict.stop):
             self.verdict = verdict
             self.fuses("verdict file", self._write_verdict, verdict)
+            if verdict.stop and self._callback.stop:
+                self._model.stop_training = True
         self.fuses("TensorBoard", self._write_scalars)
 
     def end(self) -> None:
+        self.fuses("diagnosis", self._finish_epoch)
         self._recorder.end()
+        self._worker.close()
         stopped = self.verdict if self.verdict and self.verdict.stop else None
         stopped = stopped if self._callback.stop else None
         self.trace.end = "stopped" if stopped else "finished"
@@ -305,7 +333,18 @@ class _Training:
             return self._trial.objective, self._trial.direction
         return ("val_loss" if "val_loss" in logs else "loss"), "min"
 
-    def _judge(self, findings: list[tuple[Any, ...]], trace: Trace) -> Verdict | None:
+    def _findings_of(self, trace: Trace) -> tuple[Finding, ...]:
+        def ask(indicator: QualityIndicator, trace: Trace) -> Finding | None:
+            found: Finding | None = self._worker.run(
+                indicator, trace, seconds=INDICATOR_SECONDS
+            )
+            return found
+
+        return self._diagnosis.findings(trace, self._disabled, ask)
+
+    def _judge(
+        self, findings: list[tuple[Finding, ...]], trace: Trace
+    ) -> Verdict | None:
         last = findings[-self._diagnosis.rule.lookback :]
         verdict = self.fuses("rule", self._diagnosis.judge, last, trace, self._peers())
         return verdict if isinstance(verdict, Verdict) else None
@@ -438,7 +477,7 @@ def _sibling_tensorboard(
     Keras tells a callback nothing about its siblings, so this looks for the
     `CallbackList` among those who called it.
     """
-    frame = sys._getframe()
+    frame: types.FrameType | None = sys._getframe()
     while frame is not None:
         siblings = frame.f_locals.get("self")
         if isinstance(siblings, keras.callbacks.CallbackList):

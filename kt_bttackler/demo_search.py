@@ -118,6 +118,10 @@ def make_tuner(
         "grid": tuners.GridSearch,
         "bayesian": tuners.BayesianOptimization,
     }[options.tuner]
+    if options.tuner == "bayesian":
+        # By default KerasTuner draws three times as many points at random as there
+        # are hyperparameters, which is more than the demo has trials.
+        common["num_initial_points"] = max(3, progress.total // 3)
     return _announced(tuner_class, progress)(max_trials=progress.total, **common)
 
 

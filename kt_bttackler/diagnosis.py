@@ -13,7 +13,7 @@ import math
 import os
 import pathlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kt_bttackler import files, upstream
@@ -100,13 +100,13 @@ def _preset(name: str) -> tuple[tuple[QualityIndicator, ...], Rule]:
         return tuple(indicator() for indicator in SEVEN), ProtectTop(AnyFinding())
     if name == "paper":
         # The paper has no guards, no patience, and asks no objective.
-        unguarded = {"patience": 1, "progress_guard": math.inf}
+        guard = math.inf
         return (
             AbnormalGradientValues(),
-            ExponentiallyAmplifiedGradients(**unguarded),
-            ExponentiallyReducedGradients(**unguarded),
+            ExponentiallyAmplifiedGradients(patience=1, progress_guard=guard),
+            ExponentiallyReducedGradients(patience=1, progress_guard=guard),
             PassiveLossChanges(),
-            LowActivationRatio(**unguarded),
+            LowActivationRatio(patience=1, progress_guard=guard),
             UnexpectedLossChanges(),
             NoMoreGain(require_objective=False),
         ), AnyFinding()
@@ -202,7 +202,10 @@ class Diagnosis:
         )
 
     def findings(
-        self, trace: Trace, disabled: set[str] | None = None
+        self,
+        trace: Trace,
+        disabled: set[str] | None = None,
+        ask: Callable[[QualityIndicator, Trace], Finding | None] | None = None,
     ) -> tuple[Finding, ...]:
         """What is positive at the last epoch of `trace`.
 
@@ -213,6 +216,7 @@ class Diagnosis:
             trace: all that is known of the training.
             disabled: ids of indicators that are not asked. One that raises is
                 added, after one warning.
+            ask: asks one indicator, where calling it is not enough; may raise.
         """
         disabled = set() if disabled is None else disabled
         found: list[Finding] = []
@@ -220,7 +224,7 @@ class Diagnosis:
             if indicator.id in disabled:
                 continue
             try:
-                finding = indicator(trace)
+                finding = ask(indicator, trace) if ask else indicator(trace)
             except Exception as error:
                 disabled.add(indicator.id)
                 warnings.warn(
@@ -331,13 +335,15 @@ class Diagnosis:
 
 
 def known_indicators() -> dict[str, type[QualityIndicator]]:
-    """Indicator classes of the package and those defined so far, by id."""
-    known = {cls.id: cls for cls in _subclasses(QualityIndicator)}
-    return known | {cls.id: cls for cls in SEVEN}
+    """The seven in the order of reporting, then others defined so far, by id."""
+    known: dict[str, type[QualityIndicator]] = {cls.id: cls for cls in SEVEN}
+    for cls in _subclasses(QualityIndicator):
+        known.setdefault(cls.id, cls)
+    return known
 
 
-def _subclasses(base: type) -> list[type]:
-    found = []
+def _subclasses(base: type[Any]) -> list[type[Any]]:
+    found: list[type[Any]] = []
     for cls in base.__subclasses__():
         found += [cls, *_subclasses(cls)]
     return found

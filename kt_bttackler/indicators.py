@@ -59,6 +59,7 @@ class Finding:
 
     def __str__(self) -> str:
         sign = "<" if self.value < self.threshold else ">"
+        sign = ">=" if self.value == self.threshold else sign
         place = f", layer {self.layer}" if self.layer else ""
         return (
             f"{self.indicator} at epoch {self.epoch}: {self.quantity} "

@@ -143,7 +143,7 @@ class NoMoreGain(QualityIndicator):
     Do not use with learning-rate restarts that come back late.
 
     Attributes:
-        threshold: windows; positive from just below 1 on.
+        threshold: windows, 1; positive from there on.
         require_objective: ask the objective too. The paper does not.
 
     Example:
@@ -157,7 +157,7 @@ class NoMoreGain(QualityIndicator):
         >>> [p.epoch for p in trace.prefixes() if indicator(p)]
         [9]
         >>> print(indicator(trace))
-        NMG at epoch 9: age of the best loss in windows 1 > 0.999
+        NMG at epoch 9: age of the best loss in windows 1 >= 1
     """
 
     id = "NMG"
@@ -166,7 +166,7 @@ class NoMoreGain(QualityIndicator):
     advice = "plan fewer epochs, or let the learning rate decay earlier"
     stage = "late"
     benign = True
-    threshold: float = 0.999
+    threshold: float = 1.0
     require_objective: bool = True
 
     def measure(self, trace: Trace) -> float:
@@ -185,6 +185,9 @@ class NoMoreGain(QualityIndicator):
                 return 0.0
         newest_best = len(values) - 1 - int(np.argmin(values[::-1]))
         return (len(values) - 1 - newest_best) / len(window)
+
+    def _beyond(self, value: float, limit: float) -> bool:
+        return value >= limit  # the age is a whole number of epochs
 
 
 def _window(trace: Trace, name: str) -> np.ndarray | None:

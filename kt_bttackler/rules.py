@@ -290,5 +290,4 @@ def _losses_at(epoch: int, moment: float, peers: Sequence[Trace]) -> np.ndarray:
             if record.epoch == epoch and peer.header.started + record.seconds <= moment:
                 known.append(record.scalars.get("loss", np.nan))
                 break
-    losses = np.array(known)
-    return losses[np.isfinite(losses)]
+    return np.array([loss for loss in known if np.isfinite(loss)])

@@ -56,6 +56,8 @@ class Header:
         warmup_epochs: leading epochs that the user declared as warm-up.
         planned_learning_rates: learning rate at the start and at the end of every
             planned epoch, [E + 1], where a schedule foretells it, else empty.
+        stop_delay: epochs between a verdict and the stop. 1 for large models, whose
+            statistics are computed beside the training of the next epoch.
         unobserved: group of statistics to the reason why it is missing, such as
             `{"activation": "no probe data"}`.
     """
@@ -79,6 +81,7 @@ class Header:
     loss_scaled: bool = False
     warmup_epochs: int = 0
     planned_learning_rates: tuple[float, ...] = ()
+    stop_delay: int = 0
     unobserved: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
@@ -92,7 +95,8 @@ class Header:
         for v, layer in enumerate(self.variable_layers):
             if self.kernels[v] and layer in position:
                 shares[v, position[layer]] = self.variable_sizes[v]
-        return shares / np.maximum(shares.sum(axis=0, keepdims=True), 1)
+        shares /= np.maximum(shares.sum(axis=0, keepdims=True), 1)
+        return shares
 
 
 @dataclasses.dataclass(frozen=True)

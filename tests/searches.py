@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable
 from typing import Any
 
 import keras_tuner
 
-from kt_bttackler import channel
+from kt_bttackler import channel, oracles
 from kt_bttackler.diagnosis import Verdict
 from kt_bttackler.indicators import Finding
 
@@ -65,3 +66,38 @@ def statuses(trials: list[Any]) -> list[str]:
 
 
 NAN = {"val_loss": math.nan}
+
+
+def random_oracle(max_trials: int = 3, **kwargs: Any) -> Any:
+    defaults = {"objective": "val_loss", "hyperparameters": space("lr"), "seed": 1}
+    return oracles.RandomSearchOracle(max_trials=max_trials, **(defaults | kwargs))
+
+
+def bayesian_oracle(max_trials: int, **kwargs: Any) -> Any:
+    defaults = {"objective": "val_loss", "hyperparameters": space("lr"), "seed": 3}
+    return oracles.BayesianOptimizationOracle(
+        max_trials=max_trials, **(defaults | kwargs)
+    )
+
+
+def hyperband_oracle(**kwargs: Any) -> Any:
+    kwargs = {"max_epochs": 9, "factor": 3, "hyperparameters": space("lr")} | kwargs
+    return oracles.HyperbandOracle("val_loss", seed=1, **kwargs)
+
+
+def in_turn(*outcomes: Any) -> Any:
+    """A script in which the n-th trial has the n-th outcome; the last one repeats."""
+    left = list(outcomes)
+    return lambda trial: left.pop(0) if len(left) > 1 else left[0]
+
+
+# Rounds of the brackets of 9 epochs, halved by 3: 9, 3, 1; then 5, 2; then 3.
+ROUNDS = {(2, 0): 9, (2, 1): 3, (2, 2): 1, (1, 0): 5, (1, 1): 2, (0, 0): 3}
+
+
+def rounds(trials: list[Any]) -> dict[tuple[int, int], int]:
+    """How many trials ran in each round of each bracket."""
+    values = [trial.hyperparameters.values for trial in trials]
+    return dict(
+        collections.Counter((v["tuner/bracket"], v["tuner/round"]) for v in values)
+    )

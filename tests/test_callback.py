@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import pickle
+import time
 import warnings
 
 import keras
@@ -22,7 +23,8 @@ from kt_bttackler import (
 )
 from kt_bttackler import files
 from kt_bttackler.diagnosis import PRESETS
-from kt_bttackler.recorder import SampledSteps, constant_ratio
+from kt_bttackler.gradient_meter import SampledSteps
+from kt_bttackler.recorder import constant_ratio
 from kt_bttackler.rules import Rule
 
 RANDOM = np.random.default_rng(0)
@@ -442,6 +444,41 @@ def test_steps_per_execution_and_epochs_that_end_early_are_legal():
     callback = DiagnosisCallback()
     fit(network(steps_per_execution=3), callback)
     assert not np.isnan(callback.trace.table("step_gradient/abs_mean")).any()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hangs(QualityIndicator):
+    needs = frozenset({"loss"})
+    threshold: float = 1.0
+
+    def measure(self, trace):
+        time.sleep(30)
+        return 0.0
+
+
+def test_an_indicator_that_hangs_is_switched_off(monkeypatch):
+    monkeypatch.setattr("kt_bttackler.callback.INDICATOR_SECONDS", 0.2)
+    callback = DiagnosisCallback(Diagnosis([Hangs(), *Diagnosis().indicators]))
+    with pytest.warns(RuntimeWarning, match="HANGS is off: TimeoutError: took longer than 0.2 s"):
+        history = fit(dead(), callback, epochs=10)
+    assert len(history.history["loss"]) == 2
+    assert callback.verdict.cause == "ERG"
+
+
+def test_a_large_model_is_judged_one_epoch_later_and_the_trace_says_so(monkeypatch):
+    small = DiagnosisCallback()
+    fit(dead(), small, epochs=10)
+    monkeypatch.setattr("kt_bttackler.recorder.LARGE_MODEL", 10)
+    large = DiagnosisCallback()
+    history = fit(dead(), large, epochs=10)
+    assert (small.trace.header.stop_delay, large.trace.header.stop_delay) == (0, 1)
+    assert large.verdict == small.verdict
+    assert len(history.history["loss"]) == 3
+    for one, other in zip(small.trace.records, large.trace.records, strict=False):
+        assert files.dumps(one.columns) == files.dumps(other.columns)
+    fine = DiagnosisCallback()
+    fit(network(), fine, epochs=3)
+    assert len(fine.trace) == 3
 
 
 def test_constant_units():

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import keras_tuner
 
+from kt_bttackler.oracles.gridsearch import DiagnosedGridSearchMixin
 from kt_bttackler.oracles.hyperband import DiagnosedHyperbandMixin
 from kt_bttackler.oracles.mixin import DiagnosedOracleMixin
+
+# Algorithms that need more than every oracle does.
+_SPECIAL: dict[type[keras_tuner.Oracle], type[DiagnosedOracleMixin]] = {
+    keras_tuner.oracles.GridSearchOracle: DiagnosedGridSearchMixin,
+    keras_tuner.oracles.HyperbandOracle: DiagnosedHyperbandMixin,
+}
+
+_MADE: dict[type[keras_tuner.Oracle], type[DiagnosedOracleMixin]] = {}
 
 
 def diagnosed(oracle_class: type[keras_tuner.Oracle]) -> type[DiagnosedOracleMixin]:
@@ -39,13 +45,16 @@ def diagnosed(oracle_class: type[keras_tuner.Oracle]) -> type[DiagnosedOracleMix
         )
     if issubclass(oracle_class, DiagnosedOracleMixin):
         return oracle_class
-    return _diagnosed(oracle_class)
+    if oracle_class not in _MADE:
+        _MADE[oracle_class] = _make(oracle_class)
+    return _MADE[oracle_class]
 
 
-@functools.cache
-def _diagnosed(oracle_class: Any) -> type[DiagnosedOracleMixin]:
-    is_hyperband = issubclass(oracle_class, keras_tuner.oracles.HyperbandOracle)
-    mixin = DiagnosedHyperbandMixin if is_hyperband else DiagnosedOracleMixin
+def _make(oracle_class: type[keras_tuner.Oracle]) -> type[DiagnosedOracleMixin]:
+    mixin = DiagnosedOracleMixin
+    for algorithm, special in _SPECIAL.items():
+        if issubclass(oracle_class, algorithm):
+            mixin = special
     name = f"Diagnosed{oracle_class.__name__}"
     doc = (
         f"{oracle_class.__name__} that understands diagnosed trials.\n\n"

@@ -177,9 +177,9 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
         seen = view.view(self.trials, ongoing, self.objective, self.stopped_value)
         shown: dict[str, Any] = {"trials": seen.trials}
         if seen.left_out and hasattr(self, "num_initial_points"):
-            # Left-out trials count as initial points; without any other there is
-            # nothing to fit, and the suggestion must be random.
+            # Left-out trials count as initial points. One must stay: without any
+            # trial to fit, the suggestion has to be random.
             default = max(3 * len(self.hyperparameters.space), 3)
-            left = max((self.num_initial_points or default) - seen.left_out, 1)
-            shown["num_initial_points"] = left if seen.completed else math.inf
+            points = (self.num_initial_points or default) - seen.left_out
+            shown["num_initial_points"] = max(points, 1)
         return shown

@@ -29,12 +29,10 @@ class View:
 
     Attributes:
         trials: by id, in the order of the real ones.
-        completed: how many look completed.
         left_out: how many ended ones are kept from the algorithm.
     """
 
     trials: dict[str, Any]
-    completed: int
     left_out: int
 
 
@@ -111,8 +109,7 @@ def view(
             # It waits to be run again, after a restart: nothing is known of it.
             trial = failed(trial)
         shown[trial_id] = trial
-    number = sum(trial.status == TrialStatus.COMPLETED for trial in shown.values())
-    return View(shown, number, left_out)
+    return View(shown, left_out)
 
 
 def completed_with(trial: Any, score: float) -> Any:
