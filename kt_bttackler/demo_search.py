@@ -102,7 +102,7 @@ def make_tuner(
     common = {
         "hypermodel": WideSpace(data.x_train.shape[1:], data.classes),
         "objective": OBJECTIVE,
-        "seed": options.seed + 1,  # KerasTuner takes 0 for no seed
+        "seed": options.seed,
         "directory": str(project.parent),
         "project_name": project.name,
     }

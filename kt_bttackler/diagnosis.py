@@ -228,8 +228,7 @@ class Diagnosis:
             except Exception as error:
                 disabled.add(indicator.id)
                 warnings.warn(
-                    f"indicator {indicator.id} is off: "
-                    f"{type(error).__name__}: {error}",
+                    f"indicator {indicator.id} is off: {type(error).__name__}: {error}",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -377,7 +376,9 @@ def _from_config(item: Any) -> Any:
         if name not in types:
             raise ValueError(f"unknown type {name!r}.")
         fields = {
-            key: float(value) if value in ("nan", "inf", "-inf") else _from_config(value)
+            key: float(value)
+            if value in ("nan", "inf", "-inf")
+            else _from_config(value)
             for key, value in item.items()
             if key != "type"
         }

@@ -124,9 +124,7 @@ class GradientMeter:
             np.nanmedian, kept[:, :, _ABS_MEAN]
         )
         # A small last batch may break as well as a whole one.
-        columns["step_gradient/finite"] = _over_steps(
-            np.nanmean, values[:, :, _FINITE]
-        )
+        columns["step_gradient/finite"] = _over_steps(np.nanmean, values[:, :, _FINITE])
         return by_statistic("gradient", summary) | {
             name: rounded(column) for name, column in columns.items()
         }

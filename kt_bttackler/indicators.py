@@ -137,7 +137,9 @@ class QualityIndicator:
         if n < self.min_epochs:
             return False
         if self.stage == "early":
-            return n <= early_epochs(planned) and not warming_up(trace)
+            # Early epochs of a resumed training were judged when they were trained.
+            resumed = trace.header.initial_epoch > 0
+            return n <= early_epochs(planned) and not resumed and not warming_up(trace)
         if self.stage == "late":
             return planned is not None and n > planned // 2
         return True
@@ -267,8 +269,11 @@ def loss_scale(values: np.ndarray) -> float:
 def progress(trace: Trace) -> float:
     """Share of the loss scale by which the training loss has fallen so far.
 
-    1 for a loss that is negligible from the start: nothing is left to learn.
+    1 for a loss that is negligible from the start: nothing is left to learn; and for
+    a training that was resumed: it was found worth going on with.
     """
+    if trace.header.initial_epoch > 0:
+        return 1.0
     values = losses(trace)
     known = values[np.isfinite(values)]
     if not len(known):

@@ -148,7 +148,8 @@ def diagnosis_of(trial_or_directory: Any) -> Verdict | None:
         ValueError: the folder does not exist.
     """
     if not isinstance(trial_or_directory, str | os.PathLike):
-        return _told_oracle(trial_or_directory.get_state())
+        message = _message(trial_or_directory.get_state())
+        return message.verdict if message else None
     folder = pathlib.Path(trial_or_directory)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder of a trial.")
@@ -279,23 +280,37 @@ def _causes(verdict: Verdict | None) -> tuple[str, ...]:
 
 
 def _verdict(folder: pathlib.Path) -> Verdict | None:
-    """The verdict that stopped a trial: the first execution decides."""
+    """The verdict that stopped a trial: the first execution decides.
+
+    What the oracle was told counts, but the file says it in full.
+    """
+    message = _message(_trial_state(folder))
+    if message is not None and message.verdict is None:
+        return None
     try:
         text = (folder / "verdict-0.json").read_text(encoding="utf-8")
         verdict = Verdict.from_json(text)
     except (OSError, ValueError):
-        return _told_oracle(_trial_state(folder))
-    return verdict if verdict.stop else _told_oracle(_trial_state(folder))
+        return message.verdict if message else None
+    if message is None and _ended(folder) != "stopped":
+        return None  # it was only watched
+    return verdict if verdict.stop else None
 
 
-def _told_oracle(state: Mapping[str, Any]) -> Verdict | None:
-    """The verdict among the metrics of a trial's state."""
+def _ended(folder: pathlib.Path) -> str | None:
+    try:
+        return read_trace(folder / "trace-0.jsonl", columns=False).end
+    except (OSError, ValueError):
+        return None
+
+
+def _message(state: Mapping[str, Any]) -> channel.Message | None:
+    """What the metrics of a trial's state carry."""
     metrics = {}
     for name, history in state.get("metrics", {}).get("metrics", {}).items():
         if history["observations"]:
             metrics[name] = statistics.fmean(history["observations"][-1]["value"])
-    message = channel.decode(metrics)
-    return message.verdict if message else None
+    return channel.decode(metrics)
 
 
 def _trial_state(folder: pathlib.Path) -> dict[str, Any]:

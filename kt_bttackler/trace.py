@@ -212,7 +212,9 @@ class Trace:
         if name not in self._tables:
             group = name.partition("/")[0]
             header = self.header
-            width = len(header.activations if group == "activation" else header.variables)
+            width = len(
+                header.activations if group == "activation" else header.variables
+            )
             table = np.full((len(self._records), width), np.nan)
             for row, record in zip(table, self._records, strict=True):
                 values = record.columns.get(name)
@@ -326,9 +328,7 @@ class TraceStore:
         columns: keep the statistics per layer; without them a trace is small.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike[str], *, columns: bool = True
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, columns: bool = True) -> None:
         self.folder = pathlib.Path(folder)
         self._columns = columns
         self._ended: dict[pathlib.Path, Trace] = {}

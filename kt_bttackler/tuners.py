@@ -11,12 +11,11 @@ callback is not added by itself: a search without it is KerasTuner's.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import keras_tuner
@@ -24,6 +23,7 @@ from keras_tuner.engine.trial import Trial
 
 from kt_bttackler import channel, context
 from kt_bttackler.oracles import diagnosed, view
+from kt_bttackler.oracles.mixin import seed_of
 from kt_bttackler.probe import slice_rows
 
 _logger = logging.getLogger(__name__)
@@ -116,33 +116,57 @@ class DiagnosedTuner(keras_tuner.Tuner):
         return result
 
 
-class RandomSearch(keras_tuner.RandomSearch, DiagnosedTuner):
+class _GivenSeed:
+    """Stands before KerasTuner's class, to see the seed that the user gave it.
+
+    Not all of those classes keep it, and all take 0 for no seed.
+    """
+
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if _GivenSeed not in cls.__bases__:
+            return  # a subclass of the user's, with arguments of its own
+        given = inspect.signature(cls.__bases__[1])
+        *named, others = given.parameters.values()
+        policy = inspect.Parameter(
+            "stopped_value", inspect.Parameter.KEYWORD_ONLY, default="last"
+        )
+        cls.__signature__ = given.replace(parameters=[*named, policy, others])
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(super().__init__).bind(*args, **kwargs)
+        given = bound.arguments.get("seed")
+        bound.arguments["seed"] = seed_of(given)
+        super().__init__(*bound.args, **bound.kwargs)
+        self.seed = given
+
+
+class RandomSearch(_GivenSeed, keras_tuner.RandomSearch, DiagnosedTuner):
     """`keras_tuner.RandomSearch` that understands diagnosed trials.
 
     It takes the arguments of that class and those of `DiagnosedTuner`.
     """
 
 
-class GridSearch(keras_tuner.GridSearch, DiagnosedTuner):
+class GridSearch(_GivenSeed, keras_tuner.GridSearch, DiagnosedTuner):
     """`keras_tuner.GridSearch` that understands diagnosed trials.
 
     It takes the arguments of that class and those of `DiagnosedTuner`.
     """
 
 
-class BayesianOptimization(keras_tuner.BayesianOptimization, DiagnosedTuner):
+class BayesianOptimization(
+    _GivenSeed, keras_tuner.BayesianOptimization, DiagnosedTuner
+):
     """`keras_tuner.BayesianOptimization` that understands diagnosed trials.
 
     It takes the arguments of that class and those of `DiagnosedTuner`.
     """
 
-    @functools.wraps(keras_tuner.BayesianOptimization.__init__)  # type: ignore[misc]
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.seed = _seed_of(keras_tuner.BayesianOptimization, args, kwargs)
-        super().__init__(*args, **kwargs)
 
-
-class Hyperband(keras_tuner.Hyperband, DiagnosedTuner):
+class Hyperband(_GivenSeed, keras_tuner.Hyperband, DiagnosedTuner):
     """`keras_tuner.Hyperband` that understands diagnosed trials.
 
     It takes the arguments of that class and those of `DiagnosedTuner`. A stopped
@@ -150,20 +174,6 @@ class Hyperband(keras_tuner.Hyperband, DiagnosedTuner):
     `stopped_value` is. Diagnoses take `max_epochs` for the planned epochs in every
     round.
     """
-
-    @functools.wraps(keras_tuner.Hyperband.__init__)  # type: ignore[misc]
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.seed = _seed_of(keras_tuner.Hyperband, args, kwargs)
-        super().__init__(*args, **kwargs)
-
-
-def _seed_of(
-    tuner_class: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> int | None:
-    """The seed that the user gave; these classes of KerasTuner do not keep it."""
-    given = inspect.signature(tuner_class).bind_partial(*args, **kwargs).arguments
-    seed: int | None = given.get("seed")
-    return seed
 
 
 def _probe_rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

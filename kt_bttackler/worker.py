@@ -56,6 +56,10 @@ class Worker:
             raise TimeoutError(f"took longer than {seconds:g} s")
         return future.result()
 
+    def __del__(self) -> None:
+        # A training that ended in an exception closes nothing.
+        self.close()
+
     def close(self) -> None:
         """Lets the thread end after the jobs it has; a new job starts a new one."""
         if self._jobs is not None:

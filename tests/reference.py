@@ -127,9 +127,7 @@ def ulc(trace):
     if any(b > a for a, b in zip(rates[:-1], rates[1:], strict=True)):
         return NAN
     known = [x for x in [first_loss(trace), *losses] if not math.isnan(x)]
-    scale = max(
-        sum(abs(x) for x in window) / w, 0.1 * max(abs(x) for x in known)
-    )
+    scale = max(sum(abs(x) for x in window) / w, 0.1 * max(abs(x) for x in known))
     if scale < 1e-12:
         return NAN
     middle, mean = (w - 1) / 2, sum(window) / w

@@ -34,7 +34,9 @@ def trace(losses, *, first=None, gradients=None, inactive=0.05, **changes):
     """
     head = header(**{"planned": 20} | changes)
     size = len(head.layers)
-    gradients = [0.01 * (1 + 0.1 * k) for k in range(size)] if gradients is None else gradients
+    gradients = (
+        [0.01 * (1 + 0.1 * k) for k in range(size)] if gradients is None else gradients
+    )
     per_variable = tuple(g for g in gradients for _ in range(2))
     records = []
     for n, loss in enumerate(losses, 1):
@@ -77,7 +79,9 @@ HEALTHY = {
     "converged in epoch 1": trace([0.01] * 19, first=2.3, max_epochs=None),
     "near zero": trace([1e-13] * 19, first=1e-13),
     "one layer": trace(learning(), layers=1),
-    "mean |gradient| falls gently": trace(learning(), gradients=[1e-4, 2e-4, 4e-4, 8e-4]),
+    "mean |gradient| falls gently": trace(
+        learning(), gradients=[1e-4, 2e-4, 4e-4, 8e-4]
+    ),
     "clipped": trace(learning(), gradients=[1e9] * 4, gradients_clipped=True),
 }
 

@@ -33,18 +33,22 @@ Y = (X[:, 0] > 0).astype("float32")[:, None]
 LOSS_ONLY = Diagnosis().without("AGV", "EAG", "ERG", "LAR")
 
 
-def network(learning_rate=0.05, loss="binary_crossentropy", initializer="he_normal", **compile):
+def network(
+    learning_rate=0.05, loss="binary_crossentropy", initializer="he_normal", **compile
+):
     keras.utils.set_random_seed(3)
     layers = keras.layers
+    how = {"kernel_initializer": initializer}
     model = keras.Sequential(
         [
             keras.Input((6,)),
-            layers.Dense(8, activation="relu", kernel_initializer=initializer),
+            layers.Dense(8, activation="relu", name="first", **how),
             layers.Dropout(0.2),
-            layers.BatchNormalization(),
-            layers.Dense(8, activation="tanh", kernel_initializer=initializer),
-            layers.Dense(1, activation="sigmoid", kernel_initializer=initializer),
-        ]
+            layers.BatchNormalization(name="norm"),
+            layers.Dense(8, activation="tanh", name="second", **how),
+            layers.Dense(1, activation="sigmoid", name="last", **how),
+        ],
+        name="network",
     )
     model.compile(keras.optimizers.SGD(learning_rate, 0.9), loss, **compile)
     return model
@@ -77,8 +81,14 @@ def test_watching_leaves_the_training_alone_bit_for_bit(data, tap):
         sources = {"arrays": lambda: (X, Y), "seeded dataset": shuffled}
         model = network()
         if data == "generator":
-            batches = ((X[k : k + 16], Y[k : k + 16]) for _ in range(9) for k in range(0, 64, 16))
-            history = model.fit(batches, steps_per_epoch=4, epochs=3, verbose=0, callbacks=callbacks)
+            batches = (
+                (X[k : k + 16], Y[k : k + 16])
+                for _ in range(9)
+                for k in range(0, 64, 16)
+            )
+            history = model.fit(
+                batches, steps_per_epoch=4, epochs=3, verbose=0, callbacks=callbacks
+            )
         else:
             history = fit(model, *callbacks, data=sources[data]())
         return state(model), history.history
@@ -86,7 +96,9 @@ def test_watching_leaves_the_training_alone_bit_for_bit(data, tap):
     watcher = DiagnosisCallback(Diagnosis(rule=NeverStop()), tap=tap)
     with_callback, watched = run(watcher)
     without, plain = run()
-    assert all(np.array_equal(a, b) for a, b in zip(with_callback, without, strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(with_callback, without, strict=True)
+    )
     assert watched == plain, "the History of a plain fit is the user's"
     assert len(watcher.trace) == 3
     assert not np.isnan(watcher.trace.table("step_gradient/abs_mean")).any()
@@ -109,7 +121,9 @@ def test_a_healthy_training_has_a_trace_and_no_verdict():
     for name in ten:
         for group in ("gradient", "weight"):
             assert trace.table(f"{group}/{name}").shape == (4, 8)
-            assert name == "kurtosis" or not np.isnan(trace.table(f"{group}/{name}")[-1][0])
+            assert name == "kurtosis" or not np.isnan(
+                trace.table(f"{group}/{name}")[-1][0]
+            )
 
 
 def test_weights_of_the_trace_are_those_of_the_model():
@@ -117,8 +131,12 @@ def test_weights_of_the_trace_are_those_of_the_model():
     model = network()
     fit(model, callback)
     kernel = model.trainable_variables[0].numpy().astype("float64")
-    assert callback.trace.table("weight/mean")[-1][0] == pytest.approx(kernel.mean(), rel=1e-6)
-    assert callback.trace.table("weight/variance")[-1][0] == pytest.approx(kernel.var(), rel=1e-6)
+    assert callback.trace.table("weight/mean")[-1][0] == pytest.approx(
+        kernel.mean(), rel=1e-6
+    )
+    assert callback.trace.table("weight/variance")[-1][0] == pytest.approx(
+        kernel.var(), rel=1e-6
+    )
 
 
 def test_gradients_of_the_trace_are_those_of_the_last_whole_batch():
@@ -142,10 +160,16 @@ def test_gradients_of_the_trace_are_those_of_the_last_whole_batch():
     trace = callback.trace
     for epoch in (0, 1):
         whole = tape_says[5 * epoch : 5 * epoch + 4]
-        assert trace.table("gradient/mean")[epoch][0] == pytest.approx(whole[-1].mean(), rel=1e-4)
+        assert trace.table("gradient/mean")[epoch][0] == pytest.approx(
+            whole[-1].mean(), rel=1e-4
+        )
         means = [np.abs(g).mean() for g in whole]
-        assert trace.table("step_gradient/abs_mean")[epoch][0] == pytest.approx(np.mean(means), rel=1e-5)
-        assert trace.table("step_gradient/abs_mean_median")[epoch][0] == pytest.approx(np.median(means), rel=1e-5)
+        assert trace.table("step_gradient/abs_mean")[epoch][0] == pytest.approx(
+            np.mean(means), rel=1e-5
+        )
+        assert trace.table("step_gradient/abs_mean_median")[epoch][0] == pytest.approx(
+            np.median(means), rel=1e-5
+        )
 
 
 def test_a_dead_network_is_stopped_and_told_why():
@@ -154,7 +178,9 @@ def test_a_dead_network_is_stopped_and_told_why():
     assert len(history.history["loss"]) == 2
     assert (callback.verdict.cause, callback.verdict.epoch) == ("ERG", 2)
     assert callback.trace.end == "stopped"
-    assert str(callback.verdict).startswith("ERG at epoch 2: gradient flow 0 < 0.001, layer ")
+    assert str(callback.verdict).startswith(
+        "ERG at epoch 2: gradient flow 0 < 0.001, layer "
+    )
 
 
 def test_stop_false_watches_and_keeps_the_first_verdict():
@@ -166,7 +192,9 @@ def test_stop_false_watches_and_keeps_the_first_verdict():
     assert callback.trace.end == "finished"
 
 
-@pytest.mark.parametrize("make", [network, dead, lambda: network(1e4), lambda: network(0.0)])
+@pytest.mark.parametrize(
+    "make", [network, dead, lambda: network(1e4), lambda: network(0.0)]
+)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_live_equals_replay(tmp_path, preset, make):
     callback = DiagnosisCallback(preset, trace_dir=tmp_path, stop=False)
@@ -195,7 +223,9 @@ def test_the_file_is_what_the_callback_remembers(tmp_path):
 @pytest.mark.parametrize("epochs", [1, 5])
 def test_a_loss_that_breaks_ends_the_epoch_at_once(epochs):
     steps = []
-    counter = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(batch))
+    counter = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: steps.append(batch)
+    )
     evaluated = []
     tests = keras.callbacks.LambdaCallback()
     tests.on_test_batch_end = lambda batch, logs=None: evaluated.append(batch)
@@ -239,22 +269,37 @@ def test_a_loss_only_diagnosis_taps_nothing():
     assert callback.trace.header.variables == ()
 
 
-def test_a_custom_training_step_without_an_optimizer_is_said_to_be_unobserved():
-    class Own(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = keras.layers.Dense(1)
+class Untapped(keras.Model):
+    """Trains without an optimizer."""
 
-        def call(self, x):
-            return self.dense(x)
+    def __init__(self):
+        super().__init__()
+        self.hidden = keras.layers.Dense(3, activation="relu")
+        self.dense = keras.layers.Dense(1)
 
-        def train_step(self, data):
-            return {"loss": tf.reduce_mean(self(data[0]))}
+    def call(self, x):
+        return self.dense(self.hidden(x))
 
-    model = Own()
+    def train_step(self, data):
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return {"loss": tf.reduce_mean(self(x))}
+
+
+def test_without_taps_the_probe_batch_gives_the_gradients():
+    model = Untapped()
     model.compile("sgd", "mse")
     callback = DiagnosisCallback()
     fit(model, callback)
+    gradients = callback.trace.table("step_gradient/abs_mean")
+    assert np.isnan(gradients[0]).all()
+    assert not np.isnan(gradients[1:]).any()
+
+
+def test_where_nothing_can_be_observed_the_trace_says_why():
+    model = Untapped()
+    model.compile("sgd", "mse")
+    callback = DiagnosisCallback()
+    fit(model, callback, data=(X,))
     assert "no gradients observed" in callback.trace.header.unobserved["gradient"]
     assert callback.verdict is None
 
@@ -309,11 +354,17 @@ class StumblingRule(Rule):
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        (lambda p: DiagnosisCallback(Diagnosis([Stumbles()])), "indicator STUMBLES is off"),
+        (
+            lambda p: DiagnosisCallback(Diagnosis([Stumbles()])),
+            "indicator STUMBLES is off",
+        ),
         (lambda p: DiagnosisCallback(Diagnosis(rule=StumblingRule())), "rule is off"),
         (lambda p: DiagnosisCallback(trace_dir=p / "file"), "trace file is off"),
         (lambda p: DiagnosisCallback(log_dir=p / "file"), "TensorBoard is off"),
-        (lambda p: DiagnosisCallback(probe_data=np.zeros((4, 3))), "activation probe is off"),
+        (
+            lambda p: DiagnosisCallback(probe_data=np.zeros((4, 3))),
+            "activation probe is off",
+        ),
     ],
 )
 def test_a_fault_costs_one_warning_and_not_the_training(tmp_path, callback, message):
@@ -328,7 +379,9 @@ def test_a_fault_costs_one_warning_and_not_the_training(tmp_path, callback, mess
     assert message in ours[0]
     plain = network()
     fit(plain, epochs=4)
-    assert all(np.array_equal(a, b) for a, b in zip(state(model), state(plain), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(state(model), state(plain), strict=True)
+    )
 
 
 @pytest.mark.filterwarnings("error:.* is off:RuntimeWarning")
@@ -340,9 +393,17 @@ def test_warnings_that_are_errors_do_not_reach_the_training():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"tap": "none"}, ValueError, "`tap` must be 'training' or 'probe', got 'none'"),
+        (
+            {"tap": "none"},
+            ValueError,
+            "`tap` must be 'training' or 'probe', got 'none'",
+        ),
         ({"epochs": 0}, ValueError, "`epochs` must be an integer of at least 1, got 0"),
-        ({"warmup_epochs": -1}, ValueError, "`warmup_epochs` must be an integer of at least 0"),
+        (
+            {"warmup_epochs": -1},
+            ValueError,
+            "`warmup_epochs` must be an integer of at least 0",
+        ),
         ({"diagnosis": "careless"}, ValueError, "must be one of"),
         ({"diagnosis": 3}, TypeError, "`diagnosis` must be a Diagnosis"),
         ({"objective": 3}, TypeError, "`objective` must be the name of a metric"),
@@ -365,8 +426,14 @@ def test_a_diagnosis_is_loaded_from_a_file(tmp_path):
 def test_the_objective_may_be_any_metric():
     callback = DiagnosisCallback(objective="accuracy")
     fit(network(metrics=["accuracy"]), callback)
-    assert (callback.trace.header.objective, callback.trace.header.direction) == ("accuracy", "max")
-    assert callback.trace.scalar("objective").tolist() == callback.trace.scalar("accuracy").tolist()
+    assert (callback.trace.header.objective, callback.trace.header.direction) == (
+        "accuracy",
+        "max",
+    )
+    assert (
+        callback.trace.scalar("objective").tolist()
+        == callback.trace.scalar("accuracy").tolist()
+    )
 
 
 def test_more_epochs_may_be_planned_than_this_fit_is_told():
@@ -380,17 +447,26 @@ def test_a_schedule_foretells_the_learning_rate():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.5, staircase=True)
     callback = DiagnosisCallback()
     fit(network(schedule), callback)
-    assert callback.trace.header.planned_learning_rates == pytest.approx((0.1, 0.05, 0.025, 0.0125))
+    assert callback.trace.header.planned_learning_rates == pytest.approx(
+        (0.1, 0.05, 0.025, 0.0125)
+    )
 
 
 def test_weight_penalties_and_clipping_are_seen():
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2(0.5))])
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2(0.5)),
+        ]
+    )
     model.compile(keras.optimizers.SGD(0.01, clipnorm=1.0), "mse")
     callback = DiagnosisCallback()
     fit(model, callback)
     kernel = model.trainable_variables[0].numpy()
-    assert callback.trace.scalar("regularization")[-1] == pytest.approx(0.5 * (kernel**2).sum(), rel=1e-5)
+    assert callback.trace.scalar("regularization")[-1] == pytest.approx(
+        0.5 * (kernel**2).sum(), rel=1e-5
+    )
     assert callback.trace.header.gradients_clipped
     assert callback.trace.scalar("first_regularization")[0] > 0
 
@@ -399,7 +475,9 @@ def scalars(folder):
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
     return {
-        tag: {e.step: tf.make_ndarray(e.tensor_proto).item() for e in events.Tensors(tag)}
+        tag: {
+            e.step: tf.make_ndarray(e.tensor_proto).item() for e in events.Tensors(tag)
+        }
         for tag in events.Tags()["tensors"]
     }
 
@@ -410,7 +488,9 @@ def test_tensorboard_is_written_by_itself(tmp_path):
     tags = scalars(tmp_path / "diagnosis")
     assert tags["diagnosis/value/ERG"] == {0: 0.0, 1: 0.0}
     assert tags["diagnosis/severity/ERG"] == {0: 3.0, 1: 3.0}
-    assert tags["diagnosis/value/PLC"][1] == pytest.approx(callback.diagnosis["PLC"].measure(callback.trace))
+    assert tags["diagnosis/value/PLC"][1] == pytest.approx(
+        callback.diagnosis["PLC"].measure(callback.trace)
+    )
     assert set(tags["diagnosis/verdict"]) == {1}
     assert b"Stopped at epoch 2: ERG" in tags["diagnosis/verdict"][1]
 
@@ -457,9 +537,11 @@ class Hangs(QualityIndicator):
 
 
 def test_an_indicator_that_hangs_is_switched_off(monkeypatch):
-    monkeypatch.setattr("kt_bttackler.callback.INDICATOR_SECONDS", 0.2)
+    monkeypatch.setattr("kt_bttackler.training.INDICATOR_SECONDS", 0.2)
     callback = DiagnosisCallback(Diagnosis([Hangs(), *Diagnosis().indicators]))
-    with pytest.warns(RuntimeWarning, match="HANGS is off: TimeoutError: took longer than 0.2 s"):
+    with pytest.warns(
+        RuntimeWarning, match="HANGS is off: TimeoutError: took longer than 0.2 s"
+    ):
         history = fit(dead(), callback, epochs=10)
     assert len(history.history["loss"]) == 2
     assert callback.verdict.cause == "ERG"

@@ -53,7 +53,9 @@ def test_nothing_is_imported_on_the_word_of_a_file():
         Diagnosis.from_json(text)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"indicators": 1, "rule": 2}', "NaN"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"indicators": 1, "rule": 2}', "NaN"]
+)
 def test_what_is_no_diagnosis_is_refused(text):
     with pytest.raises(ValueError, match="not a diagnosis"):
         Diagnosis.from_json(text)
@@ -76,8 +78,16 @@ def test_without_and_replace_leave_the_original_alone():
     ("make", "error", "message"),
     [
         (lambda: Diagnosis("careless"), ValueError, "`indicators` must be one of"),
-        (lambda: Diagnosis([3]), TypeError, "must be QualityIndicator instances, got 3"),
-        (lambda: Diagnosis([], rule=3), TypeError, "`rule` must be a Rule instance, got 3"),
+        (
+            lambda: Diagnosis([3]),
+            TypeError,
+            "must be QualityIndicator instances, got 3",
+        ),
+        (
+            lambda: Diagnosis([], rule=3),
+            TypeError,
+            "`rule` must be a Rule instance, got 3",
+        ),
         (lambda: Diagnosis([EveryEpoch()] * 2), ValueError, "different ids"),
         (lambda: Diagnosis().without("ABC"), KeyError, "no indicator 'ABC' among"),
         (lambda: Diagnosis().replace("ERG", speed=1), TypeError, "speed"),
@@ -99,7 +109,9 @@ def test_an_indicator_that_raises_is_switched_off_with_one_warning():
     diagnosis = Diagnosis([Clumsy(), EveryEpoch()])
     disabled = set()
     sick = specimens.SICK["PLC"]
-    with pytest.warns(RuntimeWarning, match="indicator CLUMSY is off: RuntimeError: stumbled") as seen:
+    with pytest.warns(
+        RuntimeWarning, match="indicator CLUMSY is off: RuntimeError: stumbled"
+    ) as seen:
         found = [diagnosis.findings(prefix, disabled) for prefix in sick.prefixes()]
     assert len(seen) == 1
     assert all(findings[0].indicator == "EVERY_EPOCH" for findings in found)
@@ -182,5 +194,7 @@ def test_findings_of_unknown_indicators_keep_what_is_known():
 
 
 def test_a_custom_indicator_decides_like_the_built_in_ones():
-    verdict = Diagnosis([EveryEpoch()])(Trace(Header(), [Record(1, 1.0, {"loss": 1.0})]))
+    verdict = Diagnosis([EveryEpoch()])(
+        Trace(Header(), [Record(1, 1.0, {"loss": 1.0})])
+    )
     assert str(verdict) == "EVERY_EPOCH at epoch 1: value 1 > 0"

@@ -38,9 +38,13 @@ def build(hp):
         ]
     )
     if kind == "broken":
-        model.compile("sgd", lambda y, p: keras.losses.binary_crossentropy(y, p) * math.nan)
+        model.compile(
+            "sgd", lambda y, p: keras.losses.binary_crossentropy(y, p) * math.nan
+        )
     else:
-        model.compile(keras.optimizers.SGD(rate), "binary_crossentropy", metrics=["accuracy"])
+        model.compile(
+            keras.optimizers.SGD(rate), "binary_crossentropy", metrics=["accuracy"]
+        )
     return model
 
 
@@ -60,11 +64,15 @@ def grid_of(*kinds):
 def stock(oracle_class, folder, **arguments):
     """The stock Tuner with a diagnosed oracle."""
     oracle = ktb.diagnosed(oracle_class)(objective="val_loss", **arguments)
-    return keras_tuner.Tuner(oracle=oracle, hypermodel=build, directory=folder, project_name="p")
+    return keras_tuner.Tuner(
+        oracle=oracle, hypermodel=build, directory=folder, project_name="p"
+    )
 
 
 def ours(tuner_class, folder, **arguments):
-    return tuner_class(build, objective="val_loss", directory=folder, project_name="p", **arguments)
+    return tuner_class(
+        build, objective="val_loss", directory=folder, project_name="p", **arguments
+    )
 
 
 def outcome(tuner):
@@ -72,7 +80,9 @@ def outcome(tuner):
 
 
 MAKERS = {
-    "stock tuner": lambda folder, **a: stock(keras_tuner.oracles.GridSearchOracle, folder, **a),
+    "stock tuner": lambda folder, **a: stock(
+        keras_tuner.oracles.GridSearchOracle, folder, **a
+    ),
     "our tuner": lambda folder, **a: ours(ktb.GridSearch, folder, **a),
 }
 
@@ -110,7 +120,12 @@ def test_bad_trials_are_stopped_marked_and_explained(tmp_path, maker):
 def test_the_same_seed_gives_the_same_search_with_and_without_diagnosis(tmp_path):
     def run(name, callbacks):
         tuner = ktb.RandomSearch(
-            build, objective="val_loss", max_trials=4, seed=7, directory=tmp_path, project_name=name
+            build,
+            objective="val_loss",
+            max_trials=4,
+            seed=7,
+            directory=tmp_path,
+            project_name=name,
         )
         tuner.search(**FIT, epochs=4, callbacks=callbacks)
         return {
@@ -137,7 +152,13 @@ def test_bayesian_search_survives_a_first_trial_that_is_stopped(tmp_path):
 
 
 def test_ten_broken_trials_in_a_row_do_not_end_a_search(tmp_path):
-    tuner = ours(ktb.RandomSearch, tmp_path, max_trials=10, seed=1, hyperparameters=space("broken"))
+    tuner = ours(
+        ktb.RandomSearch,
+        tmp_path,
+        max_trials=10,
+        seed=1,
+        hyperparameters=space("broken"),
+    )
     tuner.search(**FIT, epochs=3, callbacks=[DiagnosisCallback()])
     assert outcome(tuner) == [("STOPPED", None)] * 10
 
@@ -145,24 +166,41 @@ def test_ten_broken_trials_in_a_row_do_not_end_a_search(tmp_path):
 @pytest.mark.parametrize("maker", MAKERS)
 def test_the_first_execution_decides(tmp_path, maker):
     if maker == "our tuner":
-        tuner = ours(ktb.GridSearch, tmp_path, hyperparameters=grid_of("fine", "dead"), executions_per_trial=2)
+        tuner = ours(
+            ktb.GridSearch,
+            tmp_path,
+            hyperparameters=grid_of("fine", "dead"),
+            executions_per_trial=2,
+        )
     else:
-        oracle = ktb.oracles.GridSearchOracle("val_loss", hyperparameters=grid_of("fine", "dead"))
+        oracle = ktb.oracles.GridSearchOracle(
+            "val_loss", hyperparameters=grid_of("fine", "dead")
+        )
         tuner = keras_tuner.Tuner(
-            oracle=oracle, hypermodel=build, executions_per_trial=2, directory=tmp_path, project_name="p"
+            oracle=oracle,
+            hypermodel=build,
+            executions_per_trial=2,
+            directory=tmp_path,
+            project_name="p",
         )
     tuner.search(**FIT, epochs=8, callbacks=[DiagnosisCallback()])
     assert [status for status, _ in outcome(tuner)] == ["COMPLETED", "STOPPED"]
-    runs = {t: len(list((tmp_path / "p").glob(f"trial_{t}/trace-*"))) for t in tuner.oracle.trials}
+    runs = {
+        t: len(list((tmp_path / "p").glob(f"trial_{t}/trace-*")))
+        for t in tuner.oracle.trials
+    }
     assert list(runs.values()) == [2, 1 if maker == "our tuner" else 2]
 
 
 def test_hyperband_ends_with_one_epoch_rungs_of_broken_trials(tmp_path):
     tuner = ours(ktb.Hyperband, tmp_path, max_epochs=4, factor=2, seed=3)
     tuner.search(**FIT, callbacks=[DiagnosisCallback()])
-    stopped = {t.trial_id for t in tuner.oracle.trials.values() if t.status == "STOPPED"}
+    stopped = {
+        t.trial_id for t in tuner.oracle.trials.values() if t.status == "STOPPED"
+    }
     promoted = {
-        t.hyperparameters.values.get("tuner/trial_id") for t in tuner.oracle.trials.values()
+        t.hyperparameters.values.get("tuner/trial_id")
+        for t in tuner.oracle.trials.values()
     }
     assert stopped
     assert not stopped & promoted
@@ -204,7 +242,9 @@ def test_a_search_that_is_started_again_goes_on(tmp_path):
             directory=tmp_path, project_name="p",
         )  # fmt: skip
         tuner.search(**FIT, epochs=4, callbacks=[DiagnosisCallback()])
-        return outcome(tuner), [t.message for _, t in sorted(tuner.oracle.trials.items())]
+        return outcome(tuner), [
+            t.message for _, t in sorted(tuner.oracle.trials.items())
+        ]
 
     (first, messages), (second, later) = run(4), run(6)
     assert second[:4] == first
@@ -237,8 +277,13 @@ def test_tensorboard_stands_beside_that_of_keras(tmp_path, maker):
 
 def test_log_dir_alone_gives_every_trial_its_folder(tmp_path):
     tuner = ours(ktb.GridSearch, tmp_path, hyperparameters=grid_of("fine", "dead"))
-    tuner.search(**FIT, epochs=3, callbacks=[DiagnosisCallback(log_dir=tmp_path / "logs")])
-    runs = sorted(p.relative_to(tmp_path / "logs").as_posix() for p in (tmp_path / "logs").glob("*/*/*"))
+    tuner.search(
+        **FIT, epochs=3, callbacks=[DiagnosisCallback(log_dir=tmp_path / "logs")]
+    )
+    runs = sorted(
+        p.relative_to(tmp_path / "logs").as_posix()
+        for p in (tmp_path / "logs").glob("*/*/*")
+    )
     assert runs == [f"{t}/execution0/diagnosis" for t in tuner.oracle.trials]
 
 
@@ -250,7 +295,9 @@ def functional(hp):
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, activation="relu")])
     shared = layers.Dense(4, activation="relu")
     table = layers.Embedding(5, 4)(ids)
-    joined = layers.Add()([shared(layers.Flatten()(table)[:, :4]), shared(inner(other))])
+    joined = layers.Add()(
+        [shared(layers.Flatten()(table)[:, :4]), shared(inner(other))]
+    )
     model = keras.Model(
         {"ids": ids, "other": other},
         {
@@ -295,7 +342,12 @@ def test_models_of_every_kind_are_diagnosed_in_a_search(tmp_path, make, policy):
             oracle=oracle, hypermodel=build_model, directory=tmp_path, project_name="p"
         )
         tuner.search(
-            x, y, validation_data=(x, y), epochs=3, verbose=0, callbacks=[DiagnosisCallback()]
+            x,
+            y,
+            validation_data=(x, y),
+            epochs=3,
+            verbose=0,
+            callbacks=[DiagnosisCallback()],
         )
     finally:
         keras.mixed_precision.set_global_policy("float32")

@@ -9,9 +9,25 @@ import pytest
 import specimens
 
 from kt_bttackler import files
-from kt_bttackler.trace import Header, Record, Trace, TraceStore, TraceWriter, read_trace
+from kt_bttackler.trace import (
+    Header,
+    Record,
+    Trace,
+    TraceStore,
+    TraceWriter,
+    read_trace,
+)
 
-AWKWARD = [0.1, 1 / 3, 1e-320, -0.0, 1.7976931348623157e308, math.inf, -math.inf, math.nan]
+AWKWARD = [
+    0.1,
+    1 / 3,
+    1e-320,
+    -0.0,
+    1.7976931348623157e308,
+    math.inf,
+    -math.inf,
+    math.nan,
+]
 
 
 def same(one, other):
@@ -35,13 +51,21 @@ def test_a_trace_comes_back_bit_for_bit(tmp_path):
         unobserved={"activation": "no probe data"},
     )
     records = [
-        Record(n, 0.1 * n, {f"s{k}": v for k, v in enumerate(AWKWARD)}, {"weight/mean": tuple(AWKWARD)}, n == 2)
+        Record(
+            n,
+            0.1 * n,
+            {f"s{k}": v for k, v in enumerate(AWKWARD)},
+            {"weight/mean": tuple(AWKWARD)},
+            n == 2,
+        )
         for n in (1, 2)
     ]
     write(tmp_path / "trace-0.jsonl", Trace(header, records))
     back = read_trace(tmp_path / "trace-0.jsonl")
     assert same(vars(back.header), vars(header))
-    assert [same(vars(a), vars(b)) for a, b in zip(back.records, records, strict=True)] == [True, True]
+    assert [
+        same(vars(a), vars(b)) for a, b in zip(back.records, records, strict=True)
+    ] == [True, True]
     assert back.end == "finished"
     assert back.header.edges == header.edges
     assert back.header.hyperparameters["act"] == "nan"
@@ -66,7 +90,14 @@ def test_half_a_last_line_is_ignored(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n", b"[]\n", b"nonsense\n", b'{"schema":2,"header":{}}\n', b"\x80\x04K\x01.\n"],
+    [
+        b"",
+        b"\n",
+        b"[]\n",
+        b"nonsense\n",
+        b'{"schema":2,"header":{}}\n',
+        b"\x80\x04K\x01.\n",
+    ],
 )
 def test_what_is_no_trace_is_refused_with_its_name(tmp_path, content):
     path = tmp_path / "trace-0.jsonl"
@@ -88,7 +119,10 @@ def test_prefixes_share_columns_and_know_nothing_of_the_rest():
     whole = specimens.SICK["ULC"]
     prefix = whole.prefix(3)
     assert (len(prefix), prefix.epoch) == (3, 3)
-    assert prefix.table("step_gradient/abs_mean").base is whole.table("step_gradient/abs_mean").base
+    assert (
+        prefix.table("step_gradient/abs_mean").base
+        is whole.table("step_gradient/abs_mean").base
+    )
     assert prefix.scalar("loss").tolist() == whole.scalar("loss")[:3].tolist()
     assert len(prefix.records) == 3
     with pytest.raises(ValueError, match="`length` must be between 0 and 3, got 4"):
@@ -114,12 +148,17 @@ def test_missing_statistics_are_nan():
 def test_a_store_reads_a_search_and_follows_it(tmp_path):
     for trial in ("0", "1"):
         header = Header(trial_id=trial)
-        write(tmp_path / f"trial_{trial}" / "trace-0.jsonl", Trace(header, []), end=None)
+        write(
+            tmp_path / f"trial_{trial}" / "trace-0.jsonl", Trace(header, []), end=None
+        )
     (tmp_path / "trial_2").mkdir()
     (tmp_path / "trial_2" / "trace-0.jsonl").write_text("nonsense\n")
     store = TraceStore(tmp_path)
     assert [t.header.trial_id for t in store] == ["0", "1"]
-    write(tmp_path / "trial_1" / "trace-0.jsonl", Trace(Header(trial_id="1"), [Record(1, 1.0, {})]))
+    write(
+        tmp_path / "trial_1" / "trace-0.jsonl",
+        Trace(Header(trial_id="1"), [Record(1, 1.0, {})]),
+    )
     assert [len(t) for t in store] == [0, 1]
     assert store.trial("1").end == "finished"
     with pytest.raises(KeyError, match="no trace of trial '9'"):

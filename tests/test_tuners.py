@@ -126,7 +126,10 @@ def expected(trials: list[Any]) -> list[str]:
 def test_the_arguments_are_those_of_kerastuner(
     ours: Any, theirs: Any, tmp_path: Any
 ) -> None:
-    assert inspect.signature(ours) == inspect.signature(theirs)
+    stock_arguments = list(inspect.signature(theirs).parameters.values())
+    *own_arguments, policy, others = inspect.signature(ours).parameters.values()
+    assert [*own_arguments, others] == stock_arguments
+    assert (policy.name, policy.default) == ("stopped_value", "last")
     tuner = ours(build_model, "val_loss", 10, directory=tmp_path, project_name="p")
     stock = theirs(build_model, "val_loss", 10, directory=tmp_path, project_name="q")
     assert isinstance(tuner, theirs)
@@ -513,3 +516,22 @@ def test_chief_and_worker(tmp_path: Any) -> None:
             assert message.startswith("ERG at epoch 2: ")
         else:
             assert message is None
+
+
+@pytest.mark.parametrize(
+    "tuner_class",
+    [ktb.RandomSearch, ktb.GridSearch, ktb.BayesianOptimization, ktb.Hyperband],
+)
+def test_zero_is_a_seed(tuner_class: Any, tmp_path: Any) -> None:
+    def first_values(name: str) -> Any:
+        tuner = tuner_class(
+            build_model, "val_loss", seed=0, directory=tmp_path, project_name=name
+        )
+        return tuner.oracle.create_trial("t").hyperparameters.values
+
+    assert first_values("a") == first_values("b")
+
+
+def test_zero_is_a_seed_of_an_oracle() -> None:
+    oracles = [ktb.oracles.RandomSearchOracle("val_loss", seed=0) for _ in range(2)]
+    assert oracles[0].seed == oracles[1].seed

@@ -57,7 +57,9 @@ def compare(diagnosed, full):
                 "epochs_run": trial["epochs_run"],
                 "score_when_stopped": trial["score"],
                 "score_without_diagnosis": score,
-                "rank_without_diagnosis": None if score is None else 1 + scores.index(score),
+                "rank_without_diagnosis": None
+                if score is None
+                else 1 + scores.index(score),
             }
         )
     top = max(1, len(scores) // 10)

@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import keras_tuner
@@ -15,6 +16,12 @@ from kt_bttackler import channel, context
 from kt_bttackler.oracles import view
 
 _logger = logging.getLogger(__name__)
+_SEED_ZERO = 2**31 - 1
+
+
+def seed_of(seed: int | None) -> int | None:
+    """The seed to give to KerasTuner, which takes 0 for no seed."""
+    return _SEED_ZERO if seed == 0 else seed
 
 
 class DiagnosedOracleMixin(keras_tuner.Oracle):
@@ -49,6 +56,8 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
 
     def __init__(self, *args: Any, stopped_value: str = "last", **kwargs: Any) -> None:
         self.stopped_value = view.checked(stopped_value)
+        if "seed" in kwargs:
+            kwargs["seed"] = seed_of(kwargs["seed"])
         super().__init__(*args, **kwargs)
 
     @keras_tuner.synchronized  # type: ignore[untyped-decorator]
@@ -60,6 +69,15 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
         except Exception as error:
             _logger.warning("Callbacks do not know the running trial: %r", error)
         return trial
+
+    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    def update_trial(
+        self, trial_id: str, metrics: Mapping[str, float], step: int = 0
+    ) -> Trial:
+        """As the oracle does; a NaN among the metrics of a stopped trial is no news."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+            return super().update_trial(trial_id, metrics, step)
 
     @keras_tuner.synchronized  # type: ignore[untyped-decorator]
     def end_trial(self, trial: Trial) -> None:

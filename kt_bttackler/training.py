@@ -1,0 +1,369 @@
+"""One training that is being watched: recorded, judged, and ended if it must be."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+
+from kt_bttackler import channel, context, files
+from kt_bttackler.diagnosis import Diagnosis, Verdict
+from kt_bttackler.fuses import Fuses
+from kt_bttackler.indicators import Finding, QualityIndicator
+from kt_bttackler.recorder import Recorder
+from kt_bttackler.tensorboard import DiagnosisWriter
+from kt_bttackler.trace import Header, Record, Trace, TraceStore, TraceWriter
+from kt_bttackler.worker import Worker
+
+# An indicator that takes longer is switched off.
+INDICATOR_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How trainings are watched: the arguments of `DiagnosisCallback`.
+
+    Attributes:
+        diagnosis: judges every epoch.
+        stop: end a training when it says so.
+        objective: name and direction, or `None` for those of the search.
+        epochs: E where it is more than `fit` is told, else `None`.
+        tap: "training" or "probe".
+        probe_data: x or (x, y), or `None`.
+        log_dir: folder for TensorBoard, or `None`.
+        trace_dir: folder for traces, or `None`.
+        warmup_epochs: leading epochs in which early indicators keep quiet.
+    """
+
+    diagnosis: Diagnosis
+    stop: bool
+    objective: tuple[str, str] | None
+    epochs: int | None
+    tap: str
+    probe_data: Any
+    log_dir: str | os.PathLike[str] | None
+    trace_dir: str | os.PathLike[str] | None
+    warmup_epochs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a training stands.
+
+    Attributes:
+        in_search: it is one of a search.
+        trial: the trial it belongs to; `None` when that is unknown or there is none.
+        execution: number of the execution, `None` when unknown.
+    """
+
+    in_search: bool = False
+    trial: context.RunningTrial | None = None
+    execution: int | None = None
+
+
+class WatchedTraining:
+    """One training that is being watched, from its begin to its end.
+
+    Args:
+        model: the model.
+        params: what Keras tells callbacks: `epochs`, `steps`.
+        settings: how to watch.
+        place: where the training stands.
+        fuses: switches off what fails.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        params: Mapping[str, Any],
+        settings: Settings,
+        place: Place,
+        fuses: Fuses,
+    ) -> None:
+        self.fuses = fuses
+        self.verdict: Verdict | None = None
+        self.trace = Trace(Header())
+        self._model = model
+        self._params = params
+        self._settings = settings
+        self._diagnosis = settings.diagnosis
+        self._place = place
+        self._trial = place.trial
+        self._findings: list[tuple[Finding, ...]] = []
+        self._disabled: set[str] = set()
+        self._epoch = 0
+        self._suspected = False  # something was not finite in this epoch
+        self._broken = False  # and the epoch was broken off for it
+        self._last_logs: dict[str, float] = {}
+        self._started = time.time()
+        probe_data = settings.probe_data
+        if probe_data is None and self._trial is not None:
+            probe_data = self._trial.probe_data
+        # Statistics of large models, and every indicator, run beside the training.
+        self._worker = Worker()
+        self._recorder = Recorder(
+            self._model,
+            self._diagnosis.needs,
+            settings.tap,
+            probe_data,
+            fuses,
+            self._worker,
+        )
+        self._unfinished: Callable[[], Record] | None = None
+        self._peers = _Peers(self._trial)
+        self._trace_path = self._choose_trace_path()
+        self._trace_file: TraceWriter | None = None
+        self._log_dir = self._choose_log_dir()
+        self._board: DiagnosisWriter | None = None
+        if place.in_search and self._trial is None:
+            warnings.warn(
+                "the running trial is unknown here (a worker with KerasTuner's own "
+                "tuner): traces go to `trace_dir`, scalars to `log_dir`, and nothing "
+                "is compared with other trials. A tuner of kt_bttackler knows.",
+                stacklevel=2,
+            )
+
+    def begin(self) -> None:
+        """Installs the taps."""
+        self._recorder.begin(self._params.get("steps"))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Starts epoch `epoch`, from 1."""
+        self._epoch = epoch
+        self._suspected = False
+        self._recorder.begin_epoch()
+
+    def end_step(self, step: int, logs: Mapping[str, float]) -> None:
+        """Samples gradients; ends an epoch that can only be lost."""
+        finite = self._recorder.end_step(step, logs)
+        if self._suspected or (finite and math.isfinite(logs.get("loss", 0.0))):
+            return
+        # Judged now, once, on a record that holds no more than this, so that the
+        # rest of a lost epoch is not trained. The epoch's own record follows.
+        self._suspected = True
+        self._finish_epoch()
+        trace = self._extended(self._recorder.broken_record(self._epoch, logs))
+        verdict = self._judge([*self._findings, self._findings_of(trace)], trace)
+        if verdict is not None and verdict.stop and self._settings.stop:
+            self._broken = True
+            self._model.stop_training = True
+
+    def begin_validation(self) -> None:
+        """Cuts the validation short that would follow a broken epoch."""
+        if self._broken:
+            # Keras looks at this flag after every validation batch.
+            self._model.stop_evaluating = True
+
+    def end_epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Records epoch `epoch`, judges, and ends the training if it must be."""
+        scalars = {name: float(value) for name, value in logs.items()}
+        if self._broken:
+            scalars = {k: v for k, v in scalars.items() if not k.startswith("val_")}
+        else:
+            self._last_logs = dict(scalars)
+        objective, _ = self._objective(scalars)
+        if objective in scalars:
+            scalars["objective"] = scalars[objective]
+        self._finish_epoch()
+        self._unfinished = self._recorder.end_epoch(
+            epoch, scalars, partial=self._broken
+        )
+        # The statistics of a large model are waited for at the end of the next epoch.
+        if not self._recorder.large or self._broken:
+            self._finish_epoch()
+
+    def _finish_epoch(self) -> None:
+        """Records and judges the epoch that is measured but not judged yet."""
+        if self._unfinished is None:
+            return
+        finish, self._unfinished = self._unfinished, None
+        record = finish()
+        self.trace = self._extended(record)
+        self.fuses("trace file", self._write_record, record)
+        self._findings.append(self._findings_of(self.trace))
+        verdict = self._judge(self._findings, self.trace)
+        if verdict is not None and not (self.verdict and self.verdict.stop):
+            self.verdict = verdict
+            self.fuses("verdict file", self._write_verdict, verdict)
+            if verdict.stop and self._settings.stop:
+                self._model.stop_training = True
+        self.fuses("TensorBoard", self._write_scalars)
+
+    def end(self) -> None:
+        """Lets the model go, and tells the oracle through the History."""
+        self.fuses("diagnosis", self._finish_epoch)
+        self._recorder.end()
+        self._worker.close()
+        stopped = self.verdict if self.verdict and self.verdict.stop else None
+        stopped = stopped if self._settings.stop else None
+        self.trace.end = "stopped" if stopped else "finished"
+        if self._trace_file is not None:
+            self.fuses("trace file", self._trace_file.close, self.trace.end)
+        self.fuses("TensorBoard", self._close_board)
+        if self._place.in_search:
+            self._tell_oracle(stopped)
+
+    def _extended(self, record: Record) -> Trace:
+        """The trace with one record more; the header is complete from the first on."""
+        if len(self.trace):
+            return self.trace.with_record(record)
+        return Trace(self._header(record), [record])
+
+    def _header(self, record: Record) -> Header:
+        trial = self._trial
+        planned = self._settings.epochs or (trial.max_epochs if trial else None)
+        planned = planned or self._params.get("epochs")
+        objective, direction = self._objective(record.scalars)
+        model_fields = self.fuses(
+            "model graph", self._recorder.header_fields, planned, otherwise={}
+        )
+        return Header(
+            trial_id=trial.trial_id if trial else None,
+            execution=self._place.execution or 0,
+            started=self._started,
+            initial_epoch=record.epoch - 1,
+            max_epochs=planned,
+            objective=objective,
+            direction=direction,
+            hyperparameters=dict(trial.hyperparameters) if trial else {},
+            warmup_epochs=self._settings.warmup_epochs,
+            **model_fields,
+        )
+
+    def _objective(self, logs: Mapping[str, float]) -> tuple[str, str]:
+        if self._settings.objective is not None:
+            return self._settings.objective
+        if self._trial is not None:
+            return self._trial.objective, self._trial.direction
+        return ("val_loss" if "val_loss" in logs else "loss"), "min"
+
+    def _findings_of(self, trace: Trace) -> tuple[Finding, ...]:
+        def ask(indicator: QualityIndicator, trace: Trace) -> Finding | None:
+            found: Finding | None = self._worker.run(
+                indicator, trace, seconds=INDICATOR_SECONDS
+            )
+            return found
+
+        return self._diagnosis.findings(trace, self._disabled, ask)
+
+    def _judge(
+        self, findings: list[tuple[Finding, ...]], trace: Trace
+    ) -> Verdict | None:
+        last = findings[-self._diagnosis.rule.lookback :]
+        verdict = self.fuses("rule", self._diagnosis.judge, last, trace, self._peers)
+        return verdict if isinstance(verdict, Verdict) else None
+
+    def _choose_trace_path(self) -> pathlib.Path | None:
+        trial, folder = self._trial, self._settings.trace_dir
+        if trial is not None:
+            place = pathlib.Path(folder) if folder else trial.project_dir
+            if place is None:
+                return None
+            name = f"trace-{self._place.execution}.jsonl"
+            return place / f"trial_{trial.trial_id}" / name
+        if folder is None:
+            return None
+        # Nothing tells one training from the next: the first free number.
+        number = 0
+        while (path := pathlib.Path(folder) / f"trace-{number}.jsonl").exists():
+            number += 1
+        return path
+
+    def _choose_log_dir(self) -> pathlib.Path | None:
+        folder, per_trial = self._settings.log_dir, False
+        if folder is None:
+            keras_board = _sibling_tensorboard()
+            if keras_board is None:
+                return None
+            folder = keras_board.log_dir
+            # KerasTuner gives each trial a folder of its own, but only to this class.
+            per_trial = type(keras_board).__name__ == "TensorBoard"
+        place = pathlib.Path(folder)
+        if self._trial is not None and not per_trial:
+            place = place / self._trial.trial_id / f"execution{self._place.execution}"
+        return place / "diagnosis"
+
+    def _write_record(self, record: Record) -> None:
+        if self._trace_path is None:
+            return
+        if self._trace_file is None:
+            self._trace_file = TraceWriter(self._trace_path, self.trace.header)
+            # Of a run of this trial that was broken off.
+            self._verdict_path(self._trace_path).unlink(missing_ok=True)
+        self._trace_file.append(record)
+
+    def _write_verdict(self, verdict: Verdict) -> None:
+        if self._trace_path is not None:
+            path = self._verdict_path(self._trace_path)
+            files.write_atomically(path, verdict.to_json())
+
+    @staticmethod
+    def _verdict_path(trace_path: pathlib.Path) -> pathlib.Path:
+        name = trace_path.name.replace("trace-", "verdict-", 1)
+        return trace_path.with_name(name).with_suffix(".json")
+
+    def _write_scalars(self) -> None:
+        if self._log_dir is None:
+            return
+        if self._board is None:
+            self._board = DiagnosisWriter(self._log_dir)
+        self._board.add_epoch(self.trace, self._diagnosis)
+
+    def _close_board(self) -> None:
+        if self._board is not None:
+            if self.verdict is not None:
+                self._board.add_verdict(self.verdict)
+            self._board.close()
+
+    def _tell_oracle(self, stopped: Verdict | None) -> None:
+        entries = channel.encode(stopped, self._last_logs)
+        execution = self._place.execution
+        if self._trial is not None and execution is not None:
+            self._trial.channels[execution] = entries
+            if stopped is not None:
+                self._trial.verdicts[execution] = stopped
+        if not execution:  # the first execution decides, or it is unknown which it is
+            history = self._model.history.history
+            length = max((len(values) for values in history.values()), default=0)
+            history.update({key: [value] * length for key, value in entries.items()})
+
+
+class _Peers:
+    """Traces of the other trials of a search, read when a rule asks for them."""
+
+    def __init__(self, trial: context.RunningTrial | None) -> None:
+        self._trial = trial
+
+    def __iter__(self) -> Iterator[Trace]:
+        if self._trial is None or self._trial.project_dir is None:
+            return
+        for trace in TraceStore(self._trial.project_dir, columns=False):
+            if trace.header.trial_id != self._trial.trial_id:
+                yield trace
+
+
+def _sibling_tensorboard() -> keras.callbacks.TensorBoard | None:
+    """Keras's `TensorBoard` in the list of callbacks that is being called, or `None`.
+
+    Keras tells a callback nothing about its siblings, so this looks for the
+    `CallbackList` among those who called it.
+    """
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        siblings = frame.f_locals.get("self")
+        if isinstance(siblings, keras.callbacks.CallbackList):
+            for sibling in siblings.callbacks:
+                if isinstance(sibling, keras.callbacks.TensorBoard):
+                    return sibling
+            return None
+        frame = frame.f_back
+    return None
