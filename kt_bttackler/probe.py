@@ -17,14 +17,8 @@ import keras
 import numpy as np
 
 from kt_bttackler.graph import named_layers, sublayers
-from kt_bttackler.taps import (
-    KEPT_ROWS,
-    StepRecorder,
-    as_array,
-    as_tensors,
-    replaced,
-    untouched_state,
-)
+from kt_bttackler.step_recorder import KEPT_ROWS, StepRecorder, as_array, replaced
+from kt_bttackler.taps import as_tensors, untouched_state
 
 # Activations whose saturated units differ from a constant by next to nothing.
 _BOUNDED = {"sigmoid", "tanh", "hard_sigmoid", "hard_tanh", "softsign"}
