@@ -1,6 +1,6 @@
 """A KerasTuner search that diagnoses itself, with our tuner and with KerasTuner's own.
 
-    python examples/02_search_with_diagnosis.py [--smoke]
+python examples/02_search_with_diagnosis.py [--smoke]
 """
 
 import argparse

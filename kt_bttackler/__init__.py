@@ -37,7 +37,7 @@ _MODULES = {
 _SUBMODULES = ("oracles", "testing")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted([*_HOME, *_SUBMODULES])  # noqa: PLE0605
+__all__ = sorted([*_HOME, *_SUBMODULES])
 
 
 def __getattr__(name: str) -> Any:

@@ -12,12 +12,15 @@ from typing import Any
 import keras
 import keras_tuner
 
-from kt_bttackler import demo, results, tuners
+from kt_bttackler import progress as told
+from kt_bttackler import results, tuners
 from kt_bttackler.callback import DiagnosisCallback
+from kt_bttackler.demo_data import Data
 from kt_bttackler.diagnosis import Diagnosis
 from kt_bttackler.rules import NeverStop
 
 OBJECTIVE = "val_accuracy"
+HYPERBAND_FACTOR = 3
 
 # A wide space on purpose: about half of it is what people try, the rest is what
 # they try by accident.
@@ -94,9 +97,9 @@ class WideSpace(keras_tuner.HyperModel):
 
 def make_tuner(
     options: argparse.Namespace,
-    data: demo.Data,
+    data: Data,
     project: pathlib.Path,
-    progress: demo.Progress,
+    progress: told.Progress,
 ) -> keras_tuner.Tuner:
     """The tuner that the options ask for; it tells `progress` what it does."""
     common = {
@@ -108,7 +111,7 @@ def make_tuner(
     }
     if options.tuner == "hyperband":
         tuner = _announced(tuners.Hyperband, progress)(
-            max_epochs=options.epochs, factor=demo.HYPERBAND_FACTOR, **common
+            max_epochs=options.epochs, factor=HYPERBAND_FACTOR, **common
         )
         # Hyperband has no such argument, but every oracle keeps to this limit.
         tuner.oracle.max_trials = progress.total
@@ -128,7 +131,7 @@ def make_tuner(
 def search(
     tuner: keras_tuner.Tuner,
     options: argparse.Namespace,
-    data: demo.Data,
+    data: Data,
     project: pathlib.Path,
 ) -> None:
     """Searches, with a diagnosis or with a record only."""
@@ -154,10 +157,10 @@ def search(
         )
 
 
-def _announced(tuner_class: Any, progress: demo.Progress) -> Any:
+def _announced(tuner_class: Any, progress: told.Progress) -> Any:
     class Announced(tuner_class):
         def on_trial_begin(self, trial: Any) -> None:
-            progress.begin(demo.describe(trial.hyperparameters.values))
+            progress.begin(trial.trial_id, told.describe(trial.hyperparameters.values))
             super().on_trial_begin(trial)
 
         def on_epoch_end(self, trial: Any, model: Any, epoch: int, logs: Any) -> None:

@@ -6,12 +6,10 @@ import math
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kt_bttackler.diagnosis import known_indicators
-
-if TYPE_CHECKING:
-    from kt_bttackler.results import Study, TrialFacts
+from kt_bttackler.study import Study, TrialFacts
 
 WIDTH = 99
 _HEADINGS = ("trial", "status", "score", "cause", "epochs", "seconds")

@@ -202,7 +202,29 @@ class ProtectTop(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class AnyOf(Rule):
+class _Several(Rule):
+    """What the rules that combine others share."""
+
+    rules: tuple[Rule, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", tuple(self.rules))
+        if not self.rules:
+            raise ValueError("`rules` must hold at least one rule, got none.")
+
+    @property
+    def lookback(self) -> int:
+        """The longest of the wrapped rules."""
+        return max(rule.lookback for rule in self.rules)
+
+    def _held(
+        self, findings: Sequence[Findings], trace: Trace, peers: Iterable[Trace]
+    ) -> list[Findings]:
+        return [rule(findings, trace, peers) for rule in self.rules]
+
+
+@dataclasses.dataclass(frozen=True)
+class AnyOf(_Several):
     """Stops when any of the wrapped rules does, on the grounds of all that do.
 
     Args:
@@ -219,26 +241,15 @@ class AnyOf(Rule):
         1
     """
 
-    rules: tuple[Rule, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", _rules(self.rules))
-
-    @property
-    def lookback(self) -> int:
-        """The longest of the wrapped rules."""
-        return max(rule.lookback for rule in self.rules)
-
     def __call__(
         self, findings: Sequence[Findings], trace: Trace, peers: Iterable[Trace] = ()
     ) -> Findings:
         """The grounds of all wrapped rules, each once."""
-        held = [rule(findings, trace, peers) for rule in self.rules]
-        return tuple(dict.fromkeys(f for grounds in held for f in grounds))
+        return _each_once(self._held(findings, trace, peers))
 
 
 @dataclasses.dataclass(frozen=True)
-class AllOf(Rule):
+class AllOf(_Several):
     """Stops when every wrapped rule does.
 
     Args:
@@ -255,31 +266,16 @@ class AllOf(Rule):
         0
     """
 
-    rules: tuple[Rule, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", _rules(self.rules))
-
-    @property
-    def lookback(self) -> int:
-        """The longest of the wrapped rules."""
-        return max(rule.lookback for rule in self.rules)
-
     def __call__(
         self, findings: Sequence[Findings], trace: Trace, peers: Iterable[Trace] = ()
     ) -> Findings:
         """The grounds of all wrapped rules, each once, if all have some."""
-        held = [rule(findings, trace, peers) for rule in self.rules]
-        if not all(held):
-            return ()
-        return tuple(dict.fromkeys(f for grounds in held for f in grounds))
+        held = self._held(findings, trace, peers)
+        return _each_once(held) if all(held) else ()
 
 
-def _rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    rules = tuple(rules)
-    if not rules:
-        raise ValueError("`rules` must hold at least one rule, got none.")
-    return rules
+def _each_once(held: Iterable[Findings]) -> Findings:
+    return tuple(dict.fromkeys(finding for grounds in held for finding in grounds))
 
 
 def _losses_at(epoch: int, moment: float, peers: Sequence[Trace]) -> np.ndarray:

@@ -65,7 +65,8 @@ def verdict_card(verdict: Verdict) -> str:
     Example:
         >>> from kt_bttackler.indicators import Finding
         >>> finding = Finding("PLC", 2, 1e-5, 1e-3, None, "raise the learning rate")
-        >>> print(verdict_card(Verdict(True, False, 2, "PLC", (finding,), "AnyFinding")))
+        >>> verdict = Verdict(True, False, 2, "PLC", (finding,), "AnyFinding")
+        >>> print(verdict_card(verdict))
         **Stopped at epoch 2: PLC**
         <BLANKLINE>
         | indicator | what | value | threshold | layer | what to try |

@@ -20,8 +20,8 @@ from kt_bttackler import (
     NeverStop,
     QualityIndicator,
     TraceStore,
+    files,
 )
-from kt_bttackler import files
 from kt_bttackler.diagnosis import PRESETS
 from kt_bttackler.gradient_meter import SampledSteps
 from kt_bttackler.recorder import constant_ratio

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import kt_bttackler
-from kt_bttackler import cli, demo, files
+from kt_bttackler import cli, demo, demo_data, files
 from kt_bttackler.cli import UsageError
+from kt_bttackler.progress import Progress
 
 TINY = ["--trials", "3", "--epochs", "2", "--rows", "100"]
 IMAGES = {
@@ -132,7 +133,7 @@ def test_notes_while_loading_are_hidden_unless_loading_fails():
 )
 def test_data_of_the_wrong_kind_is_refused_by_name(tmp_path, changes, complaint):
     with pytest.raises(UsageError, match=complaint):
-        demo.load(npz(tmp_path / "data.npz", **changes))
+        demo_data.load(npz(tmp_path / "data.npz", **changes))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_features_and_images_of_any_kind_become_standardised_inputs(
     rng = np.random.default_rng(0)
     x = rng.integers(0, 255, (40, *shape), dtype="uint8")
     path = npz(tmp_path / "data.npz", x_train=x, x_test=x[:8])
-    data = demo.load(path)
+    data = demo_data.load(path)
     assert data.x_train.shape == (40, *becomes)
     assert data.x_train.dtype == np.float32
     assert abs(data.x_train.mean()) < 1e-3
@@ -158,7 +159,7 @@ def test_labels_may_be_any_integers_in_a_column(tmp_path):
         y_train=np.array([[-7], [30]] * 20),
         y_test=np.array([30, 99] * 4, dtype="uint8"),
     )
-    data = demo.load(path)
+    data = demo_data.load(path)
     assert data.classes == 3
     assert data.y_train.tolist() == [0, 1] * 20
     assert data.y_test.tolist() == [1, 2] * 4
@@ -172,18 +173,18 @@ def test_every_search_gets_a_folder_of_its_own(tmp_path):
 
 def test_progress_tells_trial_verdict_and_time():
     stream = io.StringIO()
-    progress = demo.Progress(2, stream)
-    progress.begin("1 x 16 relu")
+    progress = Progress(2, stream)
+    progress.begin("0", "1 x 16 relu")
     progress.epoch(1, 0.5)
     progress.end("stopped, val_accuracy 0.1000", "ERG at epoch 2: dead")
-    progress.begin("2 x 16 relu")
+    progress.begin("1", "2 x 16 relu")
     progress.end("val_accuracy 0.9000")
     told = re.sub(r"[\d.]+ s", "0 s", stream.getvalue())
     assert told.splitlines() == [
-        "trial 1 of 2: 1 x 16 relu",
+        "trial 0, 1 of 2: 1 x 16 relu",
         "    ERG at epoch 2: dead",
         "    stopped, val_accuracy 0.1000, 0 s elapsed, about 0 s left",
-        "trial 2 of 2: 2 x 16 relu",
+        "trial 1, 2 of 2: 2 x 16 relu",
         "    val_accuracy 0.9000, 0 s elapsed",
     ]
 

@@ -167,7 +167,9 @@ def test_recurrent_layers_pool_their_kernels():
     model = keras.Sequential(
         [
             keras.Input((5, 3)),
-            layers.Bidirectional(layers.LSTM(2, return_sequences=True), name="both"),
+            layers.Bidirectional(
+                layers.LSTM(2, return_sequences=True, name="lstm"), name="both"
+            ),
             layers.RNN([layers.GRUCell(2), layers.LSTMCell(2)], name="stacked"),
             layers.Dense(1, name="out"),
         ]

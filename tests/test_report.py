@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from kt_bttackler.report import WIDTH, as_text
-from kt_bttackler.results import Study, TrialFacts
+from kt_bttackler.study import Study, TrialFacts
 
 
 def trial(trial_id="0", **facts):

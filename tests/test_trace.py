@@ -189,7 +189,7 @@ def test_strict_json_refuses_constants():
 PURE = [
     "files", "trace", "indicators", "gradient_indicators", "loss_indicators",
     "activation_indicators", "upstream", "rules", "diagnosis", "channel", "context",
-    "stats", "report", "testing",
+    "stats", "study", "report", "results", "testing",
 ]  # fmt: skip
 
 

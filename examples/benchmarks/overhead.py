@@ -31,7 +31,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import scipy.stats
-import tensorflow as tf
 
 from kt_bttackler import DiagnosisCallback, taps
 
@@ -163,13 +162,16 @@ class Meter(keras.callbacks.Callback):
         self.steps = []
 
     def on_train_begin(self, logs=None):
+        """Starts the clock."""
         self._last = time.process_time()
 
     def on_epoch_begin(self, epoch, logs=None):
+        """Starts an epoch."""
         self.epochs.append(0.0)
         self.steps.append(0)
 
     def on_train_batch_begin(self, batch, logs=None):
+        """Charges what has been, and lets the next arm run."""
         # The time since the last step holds all that callbacks did after it.
         self._charge()
         self.turns.hand_over(self.arm)
@@ -177,9 +179,11 @@ class Meter(keras.callbacks.Callback):
         self._last = time.process_time()
 
     def on_train_batch_end(self, batch, logs=None):
+        """Counts."""
         self.steps[-1] += 1
 
     def on_train_end(self, logs=None):
+        """Charges the rest."""
         self._charge()
 
     def _charge(self):
@@ -389,14 +393,17 @@ def main():
         | {"python": platform.python_version(), "cores": os.cpu_count()},
         "models": {},
     }
-    print("model        ratio  [95 % interval]   null   set-up s (first step)  published")
+    print(
+        "model        ratio  [95 % interval]   null   set-up s (first step)  published"
+    )
     for name in options.models.split(","):
         facts = results["models"][name] = measure(name, options)
         target.write_text(json.dumps(results, indent=1) + "\n")
         print(
             f"{name:12} {facts['ratio']:.4f} [{facts['low']:.4f}, {facts['high']:.4f}] "
             f"{facts['null']['ratio']:.4f}  {facts['setup_seconds']:+.3f} "
-            f"({facts['first_step_seconds']:.2f})  {facts['published_share']:.2f} of a step",
+            f"({facts['first_step_seconds']:.2f})  "
+            f"{facts['published_share']:.2f} of a step",
             flush=True,
         )
         keras.backend.clear_session()
