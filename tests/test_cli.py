@@ -261,7 +261,7 @@ def test_an_interrupted_demo_shows_what_it_has_and_exits_with_130(tmp_path):
     )
     try:
         for line in running.stdout:
-            if line.startswith("trial   2 of 999"):
+            if line.startswith("trial 001, 2 of 999"):
                 running.send_signal(signal.SIGINT)
                 break
         printed, errors = running.communicate(timeout=60)
