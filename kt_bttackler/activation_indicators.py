@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from kt_bttackler.gradient_indicators import layer_gradients
-from kt_bttackler.indicators import QualityIndicator, progress
+from kt_bttackler.indicators import QualityIndicator, learned
 from kt_bttackler.trace import Trace
 
 
@@ -68,7 +68,7 @@ class LowActivationRatio(QualityIndicator):
 
     def applies(self, trace: Trace) -> bool:
         """At any stage, unless the loss has fallen by `progress_guard`."""
-        return super().applies(trace) and not progress(trace) >= self.progress_guard
+        return super().applies(trace) and not learned(trace, self.progress_guard)
 
     def limit(self, trace: Trace) -> float:
         """The threshold of units, or that of gradients without a probe."""

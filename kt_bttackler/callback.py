@@ -14,6 +14,7 @@ from typing import Any, Literal
 import keras
 
 from kt_bttackler import context
+from kt_bttackler.callers import searching_oracle
 from kt_bttackler.diagnosis import Diagnosis, Verdict
 from kt_bttackler.fuses import Fuses
 from kt_bttackler.trace import Trace
@@ -107,18 +108,26 @@ class DiagnosisCallback(keras.callbacks.Callback):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DiagnosisCallback:
         """A fresh callback with the same arguments, for the trial that runs now."""
-        trial = context.running_trial()
-        execution = None if trial is None else trial.next_execution(self)
         fresh = type(self).__new__(type(self))
         memo[id(self)] = fresh
         # Attributes of a subclass come along; what belongs to a training does not.
         fresh.__dict__.update(self.__dict__)
-        fresh._place = Place(in_search=True, trial=trial, execution=execution)
+        fresh._place = self._current_place()
         fresh._copies = 0
         fresh._training = None
         fresh._model = fresh.params = None
         self._copies += 1
         return fresh
+
+    def _current_place(self) -> Place:
+        """Where a training stands that begins now, or that a copy is made for now."""
+        oracle = searching_oracle()
+        if oracle is None:
+            return Place()
+        trial = context.running_trial()
+        if trial is None or trial.oracle is not oracle:
+            return Place(in_search=True)
+        return Place(True, trial, trial.next_execution(self))
 
     @property
     def diagnosis(self) -> Diagnosis:
@@ -127,7 +136,7 @@ class DiagnosisCallback(keras.callbacks.Callback):
 
     @property
     def verdict(self) -> Verdict | None:
-        """The verdict that ended the training, else the last that found something."""
+        """The verdict that ended the training, or would have; else the last finding."""
         self._own("verdict")
         return self._training.verdict if self._training else None
 
@@ -144,13 +153,15 @@ class DiagnosisCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Installs the taps."""
         fuses = Fuses()
+        # A tuner of the user's own may pass its callbacks on without copying them.
+        place = self._place if self._place.in_search else self._current_place()
         self._training = fuses(
             "diagnosis",
             WatchedTraining,
             self.model,
-            self.params,
+            self.params or {},
             self._settings,
-            self._place,
+            place,
             fuses,
         )
         self._guarded("begin")
@@ -171,9 +182,9 @@ class DiagnosisCallback(keras.callbacks.Callback):
         """Cuts the validation short that would follow a broken epoch."""
         self._guarded("begin_validation")
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Records the epoch, judges, and ends the training if it must be."""
-        self._guarded("end_epoch", epoch + 1, logs or {})
+        self._guarded("end_epoch", epoch + 1, {} if logs is None else logs)
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Restores the model and tells the oracle, through the History."""

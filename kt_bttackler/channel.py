@@ -24,7 +24,7 @@ from kt_bttackler.diagnosis import Verdict, known_indicators
 from kt_bttackler.indicators import Finding
 
 PREFIX = "diagnosis/"
-_STOPPED, _BENIGN, _EPOCH = (PREFIX + name for name in ("stopped", "benign", "epoch"))
+STOPPED, _BENIGN, _EPOCH = (PREFIX + name for name in ("stopped", "benign", "epoch"))
 _LAST = PREFIX + "last/"
 
 
@@ -49,9 +49,9 @@ def encode(verdict: Verdict | None, last: Mapping[str, float]) -> dict[str, floa
         last: metrics of its last whole epoch; empty when there was none.
     """
     if verdict is None or not verdict.stop:
-        return {_STOPPED: 0.0}
+        return {STOPPED: 0.0}
     entries = {
-        _STOPPED: 1.0,
+        STOPPED: 1.0,
         _BENIGN: float(verdict.benign),
         _EPOCH: float(verdict.epoch),
     }
@@ -74,9 +74,9 @@ def decode(metrics: Mapping[str, float]) -> Message | None:
         `None` when the metrics carry no message: no diagnosing callback ran, or
         its entries were lost on the way.
     """
-    if _STOPPED not in metrics:
+    if STOPPED not in metrics:
         return None
-    if metrics[_STOPPED] < 1.0:
+    if metrics[STOPPED] < 1.0:
         return Message(None, {})
     epoch = round(metrics.get(_EPOCH, 0.0))
     findings = tuple(
@@ -107,7 +107,7 @@ def with_last(
         entries: what `encode` returned; unchanged unless they tell of a stop.
         last: metrics that take the place of those of the same name.
     """
-    if entries.get(_STOPPED, 0.0) < 1.0:
+    if entries.get(STOPPED, 0.0) < 1.0:
         return dict(entries)
     return {**entries, **{_LAST + name: float(value) for name, value in last.items()}}
 

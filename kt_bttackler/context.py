@@ -24,6 +24,8 @@ class RunningTrial:
     Attributes:
         trial_id: KerasTuner's id.
         hyperparameters: its values.
+        oracle: the oracle of the search; tells this trial from one that an
+            interrupted search left behind.
         project_dir: the project directory of the search.
         objective: name of the objective.
         direction: "min" or "max".
@@ -36,6 +38,7 @@ class RunningTrial:
 
     trial_id: str
     hyperparameters: Mapping[str, Any]
+    oracle: Any
     project_dir: pathlib.Path | None
     objective: str
     direction: str
@@ -44,23 +47,25 @@ class RunningTrial:
     verdicts: dict[int, Verdict] = dataclasses.field(default_factory=dict)
     channels: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
     _copies: dict[int, int] = dataclasses.field(default_factory=dict)
+    _claimed: set[pathlib.Path] = dataclasses.field(default_factory=set)
 
     @classmethod
     def of(
         cls,
         trial: Any,
-        objective: Any,
+        oracle: Any,
         project_dir: str | os.PathLike[str] | None,
         max_epochs: int | None = None,
         probe_data: Any = None,
     ) -> RunningTrial:
-        """From KerasTuner's `Trial` and `Objective`."""
+        """From KerasTuner's `Trial` and `Oracle`, or the client of one."""
         return cls(
             trial_id=trial.trial_id,
             hyperparameters=dict(trial.hyperparameters.values),
+            oracle=oracle,
             project_dir=None if project_dir is None else pathlib.Path(project_dir),
-            objective=objective.name,
-            direction=objective.direction,
+            objective=oracle.objective.name,
+            direction=oracle.objective.direction,
             max_epochs=max_epochs,
             probe_data=probe_data,
         )
@@ -70,6 +75,19 @@ class RunningTrial:
         execution = self._copies.get(id(callback), 0)
         self._copies[id(callback)] = execution + 1
         return execution
+
+    def claim(self, path: pathlib.Path) -> pathlib.Path:
+        """A file for one training of this trial that no other training writes.
+
+        `trace-0.jsonl` for the first one, `trace-0-1.jsonl` for a second fit in the
+        same execution, or for a second callback in the list.
+        """
+        free, number = path, 0
+        while free in self._claimed:
+            number += 1
+            free = path.with_stem(f"{path.stem}-{number}")
+        self._claimed.add(free)
+        return free
 
 
 _running: contextvars.ContextVar[RunningTrial | None] = contextvars.ContextVar(

@@ -12,12 +12,12 @@ import dataclasses
 import math
 import os
 import pathlib
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kt_bttackler import files, upstream
 from kt_bttackler.activation_indicators import LowActivationRatio
+from kt_bttackler.fuses import warn
 from kt_bttackler.gradient_indicators import (
     AbnormalGradientValues,
     ExponentiallyAmplifiedGradients,
@@ -227,11 +227,8 @@ class Diagnosis:
                 finding = ask(indicator, trace) if ask else indicator(trace)
             except Exception as error:
                 disabled.add(indicator.id)
-                warnings.warn(
-                    f"indicator {indicator.id} is off: {type(error).__name__}: {error}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                kind = type(error).__name__
+                warn(f"indicator {indicator.id} is off: {kind}: {error}")
                 continue
             if finding is not None:
                 found.append(finding)
@@ -336,7 +333,8 @@ class Diagnosis:
 def known_indicators() -> dict[str, type[QualityIndicator]]:
     """The seven in the order of reporting, then others defined so far, by id."""
     known: dict[str, type[QualityIndicator]] = {cls.id: cls for cls in SEVEN}
-    for cls in _subclasses(QualityIndicator):
+    concrete = (c for c in _subclasses(QualityIndicator) if c.__name__[0] != "_")
+    for cls in concrete:
         known.setdefault(cls.id, cls)
     return known
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import pathlib
-import tempfile
+import uuid
 from typing import Any
 
 
@@ -46,15 +46,16 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     """
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    # Not `tempfile`, whose files only their owner can read: projects are shared.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with open(temporary, "x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

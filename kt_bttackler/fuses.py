@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -43,13 +44,11 @@ class Fuses:
             return action(*arguments)
         except Exception as error:
             self._blown.add(part)
-            try:
-                message = f"{part} is off: {type(error).__name__}: {error}"
-                warnings.warn(message.splitlines()[0], RuntimeWarning, stacklevel=3)
-            except RuntimeWarning:  # warnings are errors here; still do no harm
-                pass
+            warn(f"{part} is off: {type(error).__name__}: {error}".splitlines()[0])
             return otherwise
 
-    def off(self, part: str) -> bool:
-        """Whether a part has failed."""
-        return part in self._blown
+
+def warn(message: str) -> None:
+    """Warns, and does no harm where warnings are errors."""
+    with contextlib.suppress(RuntimeWarning):
+        warnings.warn(message, RuntimeWarning, stacklevel=3)

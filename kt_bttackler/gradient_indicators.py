@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kt_bttackler.indicators import QualityIndicator, losses, progress
+from kt_bttackler.indicators import QualityIndicator, learned, losses
 from kt_bttackler.trace import Trace
 
 
@@ -21,7 +21,7 @@ class AbnormalGradientValues(QualityIndicator):
     infinity when the training loss, the validation loss or a gradient is not
     finite. With a scaled loss (mixed precision) single overflows are part of the
     game: more than half of the sampled steps must be non-finite. Gradients that the
-    optimizer clips are not compared. Judges every epoch, the last one too.
+    optimizer clips are not looked at. Judges every epoch, the last one too.
 
     Do not use the finite bound on losses that are sums over many outputs.
 
@@ -91,7 +91,8 @@ class AbnormalGradientValues(QualityIndicator):
 
     def _broken_layer(self, trace: Trace) -> str | None:
         finite = trace.table("step_gradient/finite")
-        if not len(finite):
+        # Clipping makes an infinite gradient finite; one that breaks shows in the loss.
+        if not len(finite) or trace.header.gradients_clipped:
             return None
         # `finite` is the share of the sampled steps whose gradient was finite.
         broken = finite[-1] < (0.5 if trace.header.loss_scaled else 1.0)
@@ -116,7 +117,7 @@ class _GradientRatio(QualityIndicator):
 
     def applies(self, trace: Trace) -> bool:
         """In the early stage, unless the loss has fallen by `progress_guard`."""
-        return super().applies(trace) and not progress(trace) >= self.progress_guard
+        return super().applies(trace) and not learned(trace, self.progress_guard)
 
     def _median_ratio(self, trace: Trace, *, upper: bool) -> float:
         gradients = layer_gradients(trace, "step_gradient/abs_mean")
@@ -195,8 +196,9 @@ class ExponentiallyReducedGradients(_GradientRatio):
     """ERG: gradients vanish from layer to layer on their way back.
 
     Positive when the median ratio of adjacent layers (the upper of two middle
-    values) is below the threshold, or when the flow is dead: the first layer, or
-    half of all layers, had a gradient of exactly zero in every sampled step. Two
+    values) is below the threshold, or when the flow is dead: the first layer (all of
+    them in a net with several inputs), or half of all layers, had a gradient of
+    exactly zero in every sampled step. Two
     successive epochs of the early stage, one when it has fewer than four.
 
     Do not use on nets that are frozen by multiplying with zero on purpose.
@@ -251,13 +253,17 @@ class ExponentiallyReducedGradients(_GradientRatio):
         return "gradient flow" if value == 0 else cls.quantity
 
     def _dead_flow(self, trace: Trace) -> bool:
+        header = trace.header
         gradients = layer_gradients(trace, "step_gradient/abs_mean")
-        kept = np.array([name not in self.exclude for name in trace.header.layers])
-        gradients = gradients[kept] if len(gradients) else gradients
-        if not len(gradients) or not np.all(np.isfinite(gradients)):
+        kept = np.array([name not in self.exclude for name in header.layers], bool)
+        if not kept.any() or not len(gradients):
+            return False
+        if not np.all(np.isfinite(gradients[kept])):
             return False
         dead = gradients == 0
-        return bool(dead[0] or np.mean(dead) >= 0.5)
+        first = kept.copy()
+        first[[v for u, v in header.edges if kept[u]]] = False
+        return bool(np.all(dead[first]) or np.mean(dead[kept]) >= 0.5)
 
 
 def layer_gradients(trace: Trace, name: str) -> np.ndarray:

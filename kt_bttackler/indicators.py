@@ -229,17 +229,26 @@ def window_epochs(max_epochs: int) -> int:
     return min(max(round(0.3 * max_epochs), 4), 20)
 
 
+def warmup_epochs(trace: Trace) -> int:
+    """Leading epochs with a rising learning rate, or as many as were declared."""
+    planned = trace.header.planned_learning_rates
+    if len(planned) > trace.epoch:  # from the start of the first epoch on
+        rising = _leading_rises(np.array(planned[: trace.epoch + 1]))
+    else:
+        # The rate at the start is not known: a rise shows in the second epoch.
+        rising = _leading_rises(trace.scalar("learning_rate"))
+        rising += rising > 0
+    return max(rising, trace.header.warmup_epochs)
+
+
+def _leading_rises(rates: np.ndarray) -> int:
+    rises = np.diff(rates) > 0
+    return len(rises) if rises.all() else int(np.argmin(rises))
+
+
 def warming_up(trace: Trace) -> bool:
     """Whether the learning rate has only been rising up to the last epoch."""
-    if trace.epoch <= trace.header.warmup_epochs:
-        return True
-    planned = trace.header.planned_learning_rates
-    rates = (
-        np.array(planned[: trace.epoch + 1])
-        if len(planned) > trace.epoch
-        else trace.scalar("learning_rate")
-    )
-    return len(rates) > 1 and bool(np.all(np.diff(rates) > 0))
+    return trace.epoch <= warmup_epochs(trace)
 
 
 def rise_ahead(trace: Trace) -> bool:
@@ -254,10 +263,11 @@ def losses(trace: Trace) -> np.ndarray:
     Weight penalties are taken off where they are known, so that a shrinking
     penalty does not look like progress. l0 is `nan` when it is unknown.
     """
-    per_epoch = trace.scalar("loss") - np.nan_to_num(trace.scalar("regularization"))
+    penalties = np.nan_to_num(trace.scalar("regularization"))
     first = trace.scalar("first_batch_loss")[:1]
-    penalty = np.nan_to_num(trace.scalar("first_regularization")[:1])
-    return np.concatenate([first - penalty, per_epoch])
+    if np.any(penalties[:1] > 0):
+        first = first - trace.scalar("first_regularization")[:1]
+    return np.concatenate([first, trace.scalar("loss") - penalties])
 
 
 def loss_scale(values: np.ndarray) -> float:
@@ -281,4 +291,15 @@ def progress(trace: Trace) -> float:
     scale = loss_scale(known)
     if scale < NEGLIGIBLE_LOSS:
         return 1.0
-    return float((known[0] - np.min(known)) / scale)
+    # An easy first batch must not hide what was learned since the first epoch.
+    return float((np.max(known[:2]) - np.min(known)) / scale)
+
+
+def learned(trace: Trace, guard: float) -> bool:
+    """Whether a training is spared for its progress, or because that is unknown.
+
+    Args:
+        trace: all that is known of it.
+        guard: share of the loss scale; `inf` spares nothing.
+    """
+    return guard != math.inf and not progress(trace) < guard

@@ -13,6 +13,7 @@ from kt_bttackler.indicators import (
     loss_scale,
     losses,
     rise_ahead,
+    warmup_epochs,
     window_epochs,
 )
 from kt_bttackler.trace import Trace
@@ -71,8 +72,9 @@ class PassiveLossChanges(QualityIndicator):
 
     def measure(self, trace: Trace) -> float:
         """Mean |change| per D over at least two changes; `nan` before."""
-        values = losses(trace)
-        values = values if np.isfinite(values[0]) else values[1:]
+        # What is flat while the rate warms up says nothing.
+        values = losses(trace)[warmup_epochs(trace) :]
+        values = values[1:] if np.isnan(values[:1]).any() else values
         if len(values) < 3 or not np.all(np.isfinite(values)):
             return math.nan
         scale = loss_scale(values)
@@ -88,7 +90,8 @@ class UnexpectedLossChanges(QualityIndicator):
     Over the last 30 % of the planned epochs (at least 4, at most 20) measures the
     standard deviation of the training loss per mean |loss| of the window, where the
     line fitted through the window rises by at least `rise`; 0 where it does not.
-    Not while the learning rate rose inside the window (restarts, cycles).
+    Not while the learning rate rose inside the window (restarts, cycles), and not on a
+    resumed training, whose largest loss is unknown.
 
     Do not use with losses that are resampled every epoch, as in adversarial nets.
 
@@ -120,7 +123,8 @@ class UnexpectedLossChanges(QualityIndicator):
     def measure(self, trace: Trace) -> float:
         """Spread of the window where it rises, 0 where not; `nan` before."""
         window = _window(trace, "loss")
-        if window is None or _rate_rose(trace, len(window)):
+        resumed = trace.header.initial_epoch > 0
+        if window is None or resumed or _rate_rose(trace, len(window)):
             return math.nan
         scale = max(float(np.mean(np.abs(window))), 0.1 * loss_scale(losses(trace)))
         if scale < NEGLIGIBLE_LOSS:

@@ -109,7 +109,9 @@ class Recorder:
         """
         self._steps = step + 1
         if self._first is not None and "first_batch_loss" not in self._first:
-            self._first["first_batch_loss"] = float(logs.get("loss", math.nan))
+            # With several steps per execution this is no longer the first batch's.
+            loss = logs.get("loss", math.nan) if step == 0 else math.nan
+            self._first["first_batch_loss"] = loss
             self._meet_model()
         if self._meter is None:
             return True
@@ -142,7 +144,7 @@ class Recorder:
         columns: Columns = {}
         if self._wants_activations and not partial:
             columns |= self._fuses("activation probe", self._activation_columns) or {}
-        scalars = {name: float(value) for name, value in logs.items()}
+        scalars = dict(logs)
         scalars["learning_rate"] = self._learning_rate()
         scalars["regularization"] = self._regularization()
         scalars |= self._first or {}
@@ -171,8 +173,7 @@ class Recorder:
         columns: Columns = {}
         if self._meter is not None and not self.large:
             columns = self._fuses("gradient tap", self._meter.finite_so_far) or {}
-        scalars = {name: float(value) for name, value in logs.items()}
-        return Record(epoch, self.seconds, scalars, columns, partial=True)
+        return Record(epoch, self.seconds, dict(logs), columns, partial=True)
 
     def end(self) -> None:
         """Lets go of the model; also after an exception."""
@@ -297,7 +298,15 @@ class Recorder:
             return math.nan
 
     def _regularization(self) -> float:
-        """Sum of the weight penalties that the training loss contains."""
+        """Sum of the weight penalties that the training loss contains.
+
+        A training step of the user's own need not add them. `nan` before there are
+        variables.
+        """
+        if type(self._model).train_step is not keras.Model.train_step:
+            return 0.0
+        if not self._model.variables:
+            return math.nan
         penalties = [
             float(variable.regularizer(variable))
             for variable in self._model.trainable_variables
@@ -310,7 +319,8 @@ class Recorder:
         if planned_epochs is None or self._steps_per_epoch is None:
             return ()
         try:
-            config = self._model.optimizer.get_config()["learning_rate"]
+            optimizer = _unscaled(self._model.optimizer)
+            config = optimizer.get_config()["learning_rate"]
             if not isinstance(config, dict):
                 return ()
             schedule = keras.optimizers.schedules.deserialize(config)
@@ -348,9 +358,13 @@ def _scales_loss(model: keras.Model) -> bool:
     return isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
+def _unscaled(optimizer: Any) -> Any:
+    """The optimizer within that of mixed precision."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def _clips(optimizer: Any) -> bool:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
     return any(
-        getattr(inner, name, None) is not None
+        getattr(_unscaled(optimizer), name, None) is not None
         for name in ("clipnorm", "clipvalue", "global_clipnorm")
     )

@@ -217,13 +217,14 @@ def _trial_state(folder: pathlib.Path) -> dict[str, Any]:
 
 def _traces(folder: pathlib.Path) -> dict[int, Trace]:
     """Readable traces of a trial by execution."""
-    found = {}
+    found: dict[int, Trace] = {}
     for path in sorted(folder.glob("trace-*.jsonl")):
         try:
             trace = read_trace(path)
         except (OSError, ValueError):
             continue
-        found[trace.header.execution] = trace
+        # A second fit of the same execution comes behind the first.
+        found.setdefault(trace.header.execution, trace)
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -15,8 +16,12 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from kt_bttackler.diagnosis import Diagnosis, Verdict
+from kt_bttackler.diagnosis import Verdict
+from kt_bttackler.indicators import QualityIndicator
 from kt_bttackler.trace import Trace
+
+# An indicator, its value and its severity.
+Reading = tuple[QualityIndicator, float, float]
 
 
 class DiagnosisWriter:
@@ -33,10 +38,9 @@ class DiagnosisWriter:
     def __init__(self, log_dir: str | os.PathLike[str]) -> None:
         self._writer = EventFileWriter(os.fspath(log_dir))
 
-    def add_epoch(self, trace: Trace, diagnosis: Diagnosis) -> None:
-        """Writes value and severity of every indicator at the last epoch."""
-        for indicator in diagnosis.indicators:
-            value, severity = indicator.measure(trace), indicator.severity(trace)
+    def add_epoch(self, trace: Trace, readings: Iterable[Reading]) -> None:
+        """Writes value and severity of indicators at the last epoch."""
+        for indicator, value, severity in readings:
             about = (
                 f"{indicator.quantity}; positive {indicator.fires} "
                 f"{indicator.limit(trace):g}. {indicator.advice}"

@@ -137,8 +137,8 @@ class Trace:
     Args:
         header: what was known before the first epoch.
         records: one per epoch, in order.
-        end: why the training ended: "finished", "stopped", "failed", or `None`
-            while it runs or when it was killed.
+        end: why the training ended: "finished" or "stopped"; `None` while it runs,
+            or when it was killed or failed.
     """
 
     def __init__(

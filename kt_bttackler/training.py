@@ -6,21 +6,19 @@ import dataclasses
 import math
 import os
 import pathlib
-import sys
 import time
-import types
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 
 from kt_bttackler import channel, context, files
+from kt_bttackler.callers import callers
 from kt_bttackler.diagnosis import Diagnosis, Verdict
-from kt_bttackler.fuses import Fuses
+from kt_bttackler.fuses import Fuses, warn
 from kt_bttackler.indicators import Finding, QualityIndicator
 from kt_bttackler.recorder import Recorder
-from kt_bttackler.tensorboard import DiagnosisWriter
+from kt_bttackler.tensorboard import DiagnosisWriter, Reading
 from kt_bttackler.trace import Header, Record, Trace, TraceStore, TraceWriter
 from kt_bttackler.worker import Worker
 
@@ -119,17 +117,19 @@ class WatchedTraining:
             self._worker,
         )
         self._unfinished: Callable[[], Record] | None = None
-        self._peers = _Peers(self._trial)
         self._trace_path = self._choose_trace_path()
+        self._peers = _Peers(self._trial, self._trace_path)
         self._trace_file: TraceWriter | None = None
         self._log_dir = self._choose_log_dir()
         self._board: DiagnosisWriter | None = None
+        self._readings: list[Reading] = []  # of the last epoch
         if place.in_search and self._trial is None:
-            warnings.warn(
-                "the running trial is unknown here (a worker with KerasTuner's own "
-                "tuner): traces go to `trace_dir`, scalars to `log_dir`, and nothing "
-                "is compared with other trials. A tuner of kt_bttackler knows.",
-                stacklevel=2,
+            warn(
+                "the running trial is unknown here: the oracle does not understand "
+                "verdicts (take a tuner of kt_bttackler, or `diagnosed(OracleClass)`), "
+                "or this is a worker with KerasTuner's own tuner. Traces go to "
+                "`trace_dir`, scalars to `log_dir`, and nothing is compared with "
+                "other trials."
             )
 
     def begin(self) -> None:
@@ -142,16 +142,17 @@ class WatchedTraining:
         self._suspected = False
         self._recorder.begin_epoch()
 
-    def end_step(self, step: int, logs: Mapping[str, float]) -> None:
+    def end_step(self, step: int, logs: Mapping[str, Any]) -> None:
         """Samples gradients; ends an epoch that can only be lost."""
-        finite = self._recorder.end_step(step, logs)
-        if self._suspected or (finite and math.isfinite(logs.get("loss", 0.0))):
+        numbers = _numbers(logs)
+        finite = self._recorder.end_step(step, numbers)
+        if self._suspected or (finite and math.isfinite(numbers.get("loss", 0.0))):
             return
         # Judged now, once, on a record that holds no more than this, so that the
         # rest of a lost epoch is not trained. The epoch's own record follows.
         self._suspected = True
         self._finish_epoch()
-        trace = self._extended(self._recorder.broken_record(self._epoch, logs))
+        trace = self._extended(self._recorder.broken_record(self._epoch, numbers))
         verdict = self._judge([*self._findings, self._findings_of(trace)], trace)
         if verdict is not None and verdict.stop and self._settings.stop:
             self._broken = True
@@ -163,9 +164,13 @@ class WatchedTraining:
             # Keras looks at this flag after every validation batch.
             self._model.stop_evaluating = True
 
-    def end_epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
+    def end_epoch(self, epoch: int, logs: dict[str, Any]) -> None:
         """Records epoch `epoch`, judges, and ends the training if it must be."""
-        scalars = {name: float(value) for name, value in logs.items()}
+        if self._broken:
+            # The validation was cut short: what it measured must mislead nobody.
+            for name in [name for name in logs if name.startswith("val_")]:
+                logs[name] = math.nan
+        scalars = _numbers(logs)
         if self._broken:
             scalars = {k: v for k, v in scalars.items() if not k.startswith("val_")}
         else:
@@ -203,6 +208,7 @@ class WatchedTraining:
         self.fuses("diagnosis", self._finish_epoch)
         self._recorder.end()
         self._worker.close()
+        self._broken = False
         stopped = self.verdict if self.verdict and self.verdict.stop else None
         stopped = stopped if self._settings.stop else None
         self.trace.end = "stopped" if stopped else "finished"
@@ -244,14 +250,19 @@ class WatchedTraining:
             return self._settings.objective
         if self._trial is not None:
             return self._trial.objective, self._trial.direction
+        if len(self.trace):  # not another one in epochs without a validation
+            return self.trace.header.objective, self.trace.header.direction
         return ("val_loss" if "val_loss" in logs else "loss"), "min"
 
     def _findings_of(self, trace: Trace) -> tuple[Finding, ...]:
+        self._readings.clear()
+
         def ask(indicator: QualityIndicator, trace: Trace) -> Finding | None:
-            found: Finding | None = self._worker.run(
-                indicator, trace, seconds=INDICATOR_SECONDS
+            found: tuple[Finding | None, Reading] = self._worker.run(
+                _examine, indicator, trace, seconds=INDICATOR_SECONDS
             )
-            return found
+            self._readings.append(found[1])
+            return found[0]
 
         return self._diagnosis.findings(trace, self._disabled, ask)
 
@@ -269,7 +280,7 @@ class WatchedTraining:
             if place is None:
                 return None
             name = f"trace-{self._place.execution}.jsonl"
-            return place / f"trial_{trial.trial_id}" / name
+            return trial.claim(place / f"trial_{trial.trial_id}" / name)
         if folder is None:
             return None
         # Nothing tells one training from the next: the first free number.
@@ -316,7 +327,7 @@ class WatchedTraining:
             return
         if self._board is None:
             self._board = DiagnosisWriter(self._log_dir)
-        self._board.add_epoch(self.trace, self._diagnosis)
+        self._board.add_epoch(self.trace, self._readings)
 
     def _close_board(self) -> None:
         if self._board is not None:
@@ -327,12 +338,16 @@ class WatchedTraining:
     def _tell_oracle(self, stopped: Verdict | None) -> None:
         entries = channel.encode(stopped, self._last_logs)
         execution = self._place.execution
+        history = self._model.history.history
+        if stopped is None and 1.0 in history.get(channel.STOPPED, ()):
+            return  # another callback has stopped this training
         if self._trial is not None and execution is not None:
-            self._trial.channels[execution] = entries
+            # Of several fits in one execution, the first that was stopped counts.
+            if execution not in self._trial.verdicts:
+                self._trial.channels[execution] = entries
             if stopped is not None:
-                self._trial.verdicts[execution] = stopped
+                self._trial.verdicts.setdefault(execution, stopped)
         if not execution:  # the first execution decides, or it is unknown which it is
-            history = self._model.history.history
             length = max((len(values) for values in history.values()), default=0)
             history.update({key: [value] * length for key, value in entries.items()})
 
@@ -340,30 +355,48 @@ class WatchedTraining:
 class _Peers:
     """Traces of the other trials of a search, read when a rule asks for them."""
 
-    def __init__(self, trial: context.RunningTrial | None) -> None:
+    def __init__(
+        self, trial: context.RunningTrial | None, trace_path: pathlib.Path | None
+    ) -> None:
         self._trial = trial
+        # Beside the folder of this trial stand those of the others.
+        folder = trace_path.parent.parent if trial and trace_path else None
+        self._store = TraceStore(folder, columns=False) if folder else None
 
     def __iter__(self) -> Iterator[Trace]:
-        if self._trial is None or self._trial.project_dir is None:
+        if self._trial is None or self._store is None:
             return
-        for trace in TraceStore(self._trial.project_dir, columns=False):
+        for trace in self._store:
             if trace.header.trial_id != self._trial.trial_id:
                 yield trace
 
 
-def _sibling_tensorboard() -> keras.callbacks.TensorBoard | None:
-    """Keras's `TensorBoard` in the list of callbacks that is being called, or `None`.
+def _examine(
+    indicator: QualityIndicator, trace: Trace
+) -> tuple[Finding | None, Reading]:
+    reading = (indicator, indicator.measure(trace), indicator.severity(trace))
+    return indicator(trace), reading
 
-    Keras tells a callback nothing about its siblings, so this looks for the
-    `CallbackList` among those who called it.
-    """
-    frame: types.FrameType | None = sys._getframe()
-    while frame is not None:
-        siblings = frame.f_locals.get("self")
-        if isinstance(siblings, keras.callbacks.CallbackList):
-            for sibling in siblings.callbacks:
-                if isinstance(sibling, keras.callbacks.TensorBoard):
-                    return sibling
-            return None
-        frame = frame.f_back
+
+def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """The logs that are a number each; metrics may be vectors, and others strings."""
+    numbers = {}
+    for name, value in logs.items():
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError):
+            continue
+    return numbers
+
+
+def _sibling_tensorboard() -> keras.callbacks.TensorBoard | None:
+    """Keras's `TensorBoard` among the callbacks that are being called, or `None`."""
+    for caller in callers():
+        if isinstance(caller, keras.callbacks.CallbackList):
+            boards = (
+                callback
+                for callback in caller.callbacks
+                if isinstance(callback, keras.callbacks.TensorBoard)
+            )
+            return next(boards, None)
     return None

@@ -85,7 +85,7 @@ class DiagnosedTuner(keras_tuner.Tuner):
         context.publish(
             context.RunningTrial.of(
                 trial,
-                self.oracle.objective,
+                self.oracle,
                 self.project_dir,
                 # A worker's oracle, which only asks the chief, does not know it.
                 max_epochs=getattr(self.oracle, "max_epochs", self._max_epochs),
@@ -94,9 +94,11 @@ class DiagnosedTuner(keras_tuner.Tuner):
         )
         try:
             return super().run_trial(trial, *args, **kwargs)
+        except BaseException:
+            context.publish(None)
+            raise
         finally:
             self._first_result = None
-            context.publish(None)
 
     def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
         # Private, but kept for overriding by KerasTuner: one call is one execution.

@@ -53,7 +53,9 @@ def agv(trace):
         if not math.isfinite(record.scalars.get(name, 0.0)):
             return INF
     least = 0.5 if header.loss_scaled else 1.0
-    if any(share < least for share in record.columns.get("step_gradient/finite", ())):
+    if not header.gradients_clipped and any(
+        share < least for share in record.columns.get("step_gradient/finite", ())
+    ):
         return INF
     if header.gradients_clipped:
         return NAN
@@ -85,10 +87,23 @@ def erg(trace):
     gradients = layer_means(trace, "step_gradient/abs_mean")
     if gradients and finite(gradients):
         dead = [gradient == 0 for gradient in gradients]
-        if dead[0] or sum(dead) >= len(dead) / 2:
+        later = {v for _, v in trace.header.edges}
+        first = [dead[k] for k in range(len(dead)) if k not in later]
+        if all(first) or sum(dead) >= len(dead) / 2:
             return 0.0
     ratios = edge_ratios(trace)
     return NAN if ratios is None else statistics.median_high(ratios)
+
+
+def rising_epochs(trace):
+    """Leading epochs of the recorded learning rate, as far as it rises."""
+    rates = curve(trace, "learning_rate")
+    rising = 0
+    for before, after in itertools.pairwise(rates):
+        if not after > before:
+            break
+        rising += 1
+    return max(rising + 1 if rising else 0, trace.header.warmup_epochs)
 
 
 def plc(trace):
@@ -100,8 +115,13 @@ def plc(trace):
     ]
     first = first_loss(trace)
     penalty = trace.records[0].scalars.get("first_regularization", NAN)
-    if math.isfinite(first):
+    if math.isnan(first):
+        losses.insert(0, NAN)
+    else:
         losses.insert(0, first - (penalty if math.isfinite(penalty) else 0.0))
+    losses = losses[rising_epochs(trace) :]
+    if losses and math.isnan(losses[0]):
+        losses = losses[1:]
     if len(losses) < 3 or not finite(losses):
         return NAN
     scale = max(abs(loss) for loss in losses)
@@ -126,7 +146,7 @@ def window_length(planned):
 
 def ulc(trace):
     planned, losses = trace.header.max_epochs, curve(trace)
-    if planned is None:
+    if planned is None or trace.header.initial_epoch > 0:
         return NAN
     w = window_length(planned)
     window = losses[-w:]

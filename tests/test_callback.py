@@ -569,3 +569,95 @@ def test_constant_units():
     assert constant_ratio(rows, bounded=True) == pytest.approx(2 / 3)
     assert constant_ratio(rows.reshape(1, 2, 3), bounded=False) == pytest.approx(1 / 3)
     assert math.isnan(constant_ratio(rows[:1], bounded=False))
+
+
+class Vector(keras.metrics.Metric):
+    """A metric whose result is no number."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        pass
+
+    def result(self):
+        return keras.ops.ones(3)
+
+
+@pytest.mark.filterwarnings("error:.* is off")
+def test_metrics_that_are_vectors_are_left_out():
+    callback = DiagnosisCallback()
+    fit(network(metrics=[Vector(name="vector")]), callback)
+    assert len(callback.trace) == 3
+    assert "vector" not in callback.trace.last.scalars
+
+
+def test_a_cut_validation_misleads_nobody_and_later_evaluations_are_whole():
+    seen = []
+    watcher = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda e, logs: seen.append(logs["val_loss"])
+    )
+    callback = DiagnosisCallback()
+    broken = np.full_like(Y, np.nan)
+    model = network()
+    fit(model, callback, watcher, data=(X, broken), validation_data=(X, Y))
+    assert math.isnan(seen[0])
+    tested = []
+    counter = keras.callbacks.LambdaCallback()
+    counter.on_test_batch_end = lambda batch, logs=None: tested.append(batch)
+    model.evaluate(X, Y, batch_size=16, verbose=0, callbacks=[callback, counter])
+    assert len(tested) == 5
+
+
+def test_the_objective_stays_the_same_when_validation_is_rare():
+    callback = DiagnosisCallback()
+    fit(network(), callback, epochs=4, validation_data=(X, Y), validation_freq=2)
+    trace = callback.trace
+    assert trace.header.objective == "loss"
+    assert trace.scalar("objective").tolist() == trace.scalar("loss").tolist()
+
+
+def test_a_copy_outside_a_search_is_a_plain_callback():
+    callback = copy.deepcopy(DiagnosisCallback())
+    history = fit(network(), callback)
+    assert set(history.history) == {"loss"}
+    assert len(callback.trace) == 3
+
+
+def test_penalties_that_a_training_step_leaves_out_are_not_taken_off():
+    class Own(keras.Model):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
+            variables = self.trainable_variables
+            self.optimizer.apply_gradients(
+                zip(tape.gradient(loss, variables), variables, strict=True)
+            )
+            return {"loss": loss}
+
+    inputs = keras.Input((6,))
+    model = Own(
+        inputs,
+        keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2(100.0))(inputs),
+    )
+    model.compile("sgd", "mse")
+    callback = DiagnosisCallback()
+    fit(model, callback)
+    assert callback.trace.scalar("regularization").tolist() == [0.0, 0.0, 0.0]
+
+
+def test_files_can_be_read_by_others(tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    fit(dead(), DiagnosisCallback(trace_dir=tmp_path), epochs=3)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert modes == {plain.stat().st_mode}
+
+
+def test_a_slow_indicator_is_not_asked_again_for_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setattr("kt_bttackler.training.INDICATOR_SECONDS", 0.2)
+    monkeypatch.setattr(
+        Hangs, "measure", lambda self, trace: calls.append(1) or time.sleep(2) or 0.0
+    )
+    calls = []
+    with pytest.warns(RuntimeWarning, match="HANGS is off"):
+        fit(network(), DiagnosisCallback(Diagnosis([Hangs()]), log_dir=tmp_path))
+    assert calls == [1]

@@ -130,7 +130,7 @@ def test_early_indicators_wait_for_the_warm_up_to_end(rates):
             for r, rate in zip(sick.records, rising, strict=True)
         ]
         sick = Trace(sick.header, records)
-    assert first_epoch(PLC, sick) == 5
+    assert first_epoch(PLC, sick) == 6
     assert first_epoch(Diagnosis()["ERG"], sick) == 6
 
 
@@ -287,3 +287,64 @@ def test_an_indicator_without_a_threshold_is_refused():
 def test_exclude_must_not_be_a_string():
     with pytest.raises(ValueError, match="`exclude` must be a tuple"):
         SEVEN[1](exclude="dense")
+
+
+def test_one_idle_input_of_several_is_no_dead_flow():
+    fan_in = ((0, 2), (1, 2), (2, 3))
+    idle = trace(STUCK, gradients=[0.0, 0.01, 0.01, 0.01], edges=fan_in)
+    assert first_epoch(Diagnosis()["ERG"], idle) is None
+    both = trace(
+        STUCK,
+        gradients=[0.0, 0.0, 0.01, 0.01, 0.01],
+        layers=5,
+        edges=((0, 2), (1, 2), (2, 3), (3, 4)),
+    )
+    assert first_epoch(Diagnosis()["ERG"], both) == 2
+
+
+def test_ulc_does_not_judge_a_resumed_training():
+    sick = specimens.SICK["ULC"]
+    resumed = Trace(dataclasses.replace(sick.header, initial_epoch=3), sick.records)
+    assert not any(Diagnosis()["ULC"](prefix) for prefix in resumed.prefixes())
+
+
+@pytest.mark.parametrize("indicator_id", ["EAG", "ERG", "LAR"])
+def test_unknown_progress_spares(indicator_id):
+    sick = specimens.SICK[indicator_id]
+    blind = [dataclasses.replace(r, scalars={"d_loss": 1.0}) for r in sick.records]
+    assert not any(
+        Diagnosis()[indicator_id](p) for p in Trace(sick.header, blind).prefixes()
+    )
+
+
+def test_an_infinite_gradient_that_is_clipped_is_no_finding():
+    base = trace(learning(3), gradients_clipped=True)
+    finite = {"step_gradient/finite": (0.5,) * 8}
+    last = dataclasses.replace(base.last, columns=base.last.columns | finite)
+    assert Diagnosis()["AGV"](Trace(base.header, [*base.records[:-1], last])) is None
+
+
+def test_plc_forgets_what_was_flat_while_the_rate_warmed_up():
+    flat_then_falling = [2.3] * 5 + [2.29, 2.27, 2.24, 2.2, 2.1]
+    rising = trace(flat_then_falling, first=2.3, warmup_epochs=5)
+    assert first_epoch(PLC, rising) is None
+    assert first_epoch(PLC, trace(flat_then_falling, first=2.3)) == 2
+
+
+def test_an_easy_first_batch_does_not_hide_progress():
+    curve = [2.3, 1.0, 0.5, 0.4]
+    odd = trace(curve, first=0.02, gradients=[0.0] * 4, inactive=1.0)
+    assert not any(Diagnosis()["LAR"](prefix) for prefix in odd.prefixes())
+
+
+def test_a_penalty_of_unknown_beginning_leaves_the_first_batch_out():
+    sick = trace(STUCK, first=9.0)
+    records = [
+        dataclasses.replace(
+            r,
+            scalars=r.scalars
+            | {"regularization": 1.0, "first_regularization": math.nan},
+        )
+        for r in sick.records
+    ]
+    assert first_epoch(PLC, Trace(sick.header, records)) == 3

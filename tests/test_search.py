@@ -433,3 +433,98 @@ def test_seeded_datasets_keep_their_order_in_a_search(tmp_path):
         return outcome(tuner)
 
     assert run("watched", [DiagnosisCallback()]) == run("plain", [])
+
+
+class OwnRun(keras_tuner.Tuner):
+    """Passes its callbacks on without copying them."""
+
+    def run_trial(self, trial, *args, **kwargs):
+        model = self.hypermodel.build(trial.hyperparameters)
+        return model.fit(*args, **kwargs)
+
+
+def test_a_tuner_that_copies_no_callbacks_is_diagnosed_too(tmp_path):
+    oracle = ktb.oracles.GridSearchOracle(
+        "val_loss", hyperparameters=grid_of("fine", "dead")
+    )
+    tuner = OwnRun(
+        oracle=oracle, hypermodel=build, directory=tmp_path, project_name="p"
+    )
+    tuner.search(**FIT, epochs=8, callbacks=[DiagnosisCallback()])
+    assert [status for status, _ in outcome(tuner)] == ["COMPLETED", "STOPPED"]
+    assert len(list(TraceStore(tmp_path / "p"))) == 2
+
+
+def test_two_callbacks_in_one_list_keep_apart(tmp_path):
+    tuner = ours(ktb.GridSearch, tmp_path, hyperparameters=grid_of("fine", "dead"))
+    quiet = DiagnosisCallback(Diagnosis(rule=ktb.NeverStop()))
+    tuner.search(**FIT, epochs=8, callbacks=[DiagnosisCallback(), quiet])
+    assert [status for status, _ in outcome(tuner)] == ["COMPLETED", "STOPPED"]
+    names = sorted(
+        path.name for path in (tmp_path / "p" / "trial_0000").glob("trace-*")
+    )
+    assert names == ["trace-0-1.jsonl", "trace-0.jsonl"]
+
+
+class Folds(keras_tuner.HyperModel):
+    """Three fits in one execution, of which the one named is dead."""
+
+    def __init__(self, dead_fold):
+        super().__init__()
+        self.dead_fold = dead_fold
+
+    def build(self, hp):
+        return build(hp)
+
+    def fit(self, hp, model, *args, **kwargs):
+        losses = []
+        for fold in range(3):
+            choice = hp.copy()
+            choice.values["kind"] = "dead" if fold == self.dead_fold else "fine"
+            losses.append(build(choice).fit(*args, **kwargs).history["val_loss"][-1])
+        return float(np.mean(losses))
+
+
+@pytest.mark.parametrize("dead_fold", [0, 2])
+def test_a_fold_that_is_stopped_is_not_forgotten(tmp_path, dead_fold):
+    tuner = ktb.RandomSearch(
+        Folds(dead_fold), objective="val_loss", max_trials=1, hyperparameters=space("fine"),
+        directory=tmp_path, project_name="p",
+    )  # fmt: skip
+    tuner.search(**FIT, epochs=8, callbacks=[DiagnosisCallback()])
+    assert [status for status, _ in outcome(tuner)] == ["STOPPED"]
+    assert len(list(TraceStore(tmp_path / "p"))) == 3
+
+
+def test_an_interrupted_search_leaves_its_trial_to_nobody(tmp_path):
+    def interrupt(epoch, logs):
+        raise KeyboardInterrupt
+
+    first = stock(keras_tuner.oracles.RandomSearchOracle, tmp_path / "a", max_trials=1)
+    with pytest.raises(KeyboardInterrupt):
+        first.search(**FIT, epochs=3, callbacks=[
+            DiagnosisCallback(), keras.callbacks.LambdaCallback(on_epoch_end=interrupt)
+        ])  # fmt: skip
+    traces = (tmp_path / "a" / "p" / "trial_0" / "trace-0.jsonl").read_text()
+    second = keras_tuner.RandomSearch(
+        build, "val_loss", max_trials=1, directory=tmp_path / "b", project_name="p"
+    )
+    with pytest.warns(RuntimeWarning, match="the oracle does not understand verdicts"):
+        second.search(**FIT, epochs=3, callbacks=[DiagnosisCallback()])
+    assert (tmp_path / "a" / "p" / "trial_0" / "trace-0.jsonl").read_text() == traces
+
+
+def test_peers_are_found_where_traces_are_written(tmp_path):
+    tuner = ktb.RandomSearch(
+        build, "val_loss", max_trials=2, seed=1, hyperparameters=space("dead"),
+        directory=tmp_path, project_name="p",
+    )  # fmt: skip
+    rule = ktb.ProtectTop(min_peers=1, fraction=0.999)
+    diagnosis = Diagnosis(Diagnosis().indicators, rule)
+    tuner.search(
+        **FIT,
+        epochs=6,
+        callbacks=[DiagnosisCallback(diagnosis, trace_dir=tmp_path / "traces")],
+    )
+    assert len(list(TraceStore(tmp_path / "traces"))) == 2
+    assert outcome(tuner)[0][0] == "STOPPED"

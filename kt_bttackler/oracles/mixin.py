@@ -13,6 +13,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from kt_bttackler import channel, context
+from kt_bttackler.diagnosis import Verdict
 from kt_bttackler.oracles import view
 
 _logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
             return
         running = context.RunningTrial.of(
             trial,
-            self.objective,
+            self,
             # Private: the oracle has no public way to its folder. It is unset while
             # no tuner has the oracle.
             getattr(self, "_project_dir", None),
@@ -169,17 +170,28 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
             last = None
             if self.objective.has_value(message.last):
                 last = float(self.objective.get_value(message.last))
-            trial.status, trial.message = TrialStatus.STOPPED, str(verdict)
+            trial.status = TrialStatus.STOPPED
+            trial.message = str(self._in_full(trial, verdict))
             own.score = last if view.is_finite(last) else None
             own.best_step = max(verdict.epoch - 1, 0)  # KerasTuner counts from 0
             return
         if verdict is not None:
-            trial.message = str(verdict)
+            trial.message = str(self._in_full(trial, verdict))
         if math.isnan(self._score(own)):
             # No retry either: KerasTuner trains again, but keeps the first result.
             trial.status = TrialStatus.STOPPED
             trial.message = f"{self.objective.name} is nan"
             own.score, own.best_step = None, 0
+
+    def _in_full(self, trial: Trial, verdict: Verdict) -> Verdict:
+        """The verdict as the callback in this process gave it, if it was in this one.
+
+        The channel carries no words, and not all digits.
+        """
+        running = context.running_trial()
+        if running is None or running.trial_id != trial.trial_id:
+            return verdict
+        return running.verdicts.get(0, verdict)
 
     def _score(self, trial: Trial) -> float:
         """The score that the oracle would give to a completed trial."""
