@@ -55,6 +55,13 @@ class Verdict:
         cause: id of the first finding to stop on, or `None` when `stop` is false.
         findings: all findings of the epoch, the grounds for stopping first.
         rule: name of the rule that decided.
+
+    Example:
+        >>> from kt_bttackler.trace import Header, Record, Trace
+        >>> broken = Trace(Header(), [Record(1, 2.0, {"loss": float("nan")})])
+        >>> verdict = Diagnosis()(broken)
+        >>> verdict.stop, verdict.cause, verdict == Verdict.from_json(verdict.to_json())
+        (True, 'AGV', True)
     """
 
     stop: bool

@@ -47,6 +47,10 @@ class Finding:
         layer: the layer that stands out, where there is one.
         advice: what to try.
         quantity: what `value` is, in words.
+
+    Example:
+        >>> print(Finding("PLC", 2, 1e-5, 1e-3, quantity="mean change of the loss"))
+        PLC at epoch 2: mean change of the loss 1e-05 < 0.001
     """
 
     indicator: str
@@ -291,8 +295,7 @@ def progress(trace: Trace) -> float:
     scale = loss_scale(known)
     if scale < NEGLIGIBLE_LOSS:
         return 1.0
-    # An easy first batch must not hide what was learned since the first epoch.
-    return float((np.max(known[:2]) - np.min(known)) / scale)
+    return float((known[0] - np.min(known)) / scale)
 
 
 def learned(trace: Trace, guard: float) -> bool:

@@ -27,7 +27,7 @@ class Progress:
     def begin(self, trial_id: str, configuration: str) -> None:
         """A trial begins."""
         number = f"{self._done + 1} of {self.total}"
-        self._say(f"trial {trial_id}, {number}: {configuration}")
+        self._say(f"trial {trial_id} ({number}): {configuration}")
 
     def epoch(self, epoch: int, score: float) -> None:
         """An epoch of it has ended."""

@@ -326,6 +326,14 @@ class TraceStore:
     Args:
         folder: traces are the files `trace-<execution>.jsonl` in it and below.
         columns: keep the statistics per layer; without them a trace is small.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     writer = TraceWriter(f"{folder}/trial_0/trace-0.jsonl", Header("0"))
+        ...     writer.append(Record(1, 2.0, {"loss": 0.9}))
+        ...     [(trace.header.trial_id, trace.epoch) for trace in TraceStore(folder)]
+        [('0', 1)]
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, columns: bool = True) -> None:

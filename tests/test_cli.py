@@ -181,10 +181,10 @@ def test_progress_tells_trial_verdict_and_time():
     progress.end("val_accuracy 0.9000")
     told = re.sub(r"[\d.]+ s", "0 s", stream.getvalue())
     assert told.splitlines() == [
-        "trial 0, 1 of 2: 1 x 16 relu",
+        "trial 0 (1 of 2): 1 x 16 relu",
         "    ERG at epoch 2: dead",
         "    stopped, val_accuracy 0.1000, 0 s elapsed, about 0 s left",
-        "trial 1, 2 of 2: 2 x 16 relu",
+        "trial 1 (2 of 2): 2 x 16 relu",
         "    val_accuracy 0.9000, 0 s elapsed",
     ]
 
@@ -261,7 +261,7 @@ def test_an_interrupted_demo_shows_what_it_has_and_exits_with_130(tmp_path):
     )
     try:
         for line in running.stdout:
-            if line.startswith("trial 001, 2 of 999"):
+            if line.startswith("trial 001 (2 of 999)"):
                 running.send_signal(signal.SIGINT)
                 break
         printed, errors = running.communicate(timeout=60)

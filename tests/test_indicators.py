@@ -331,10 +331,9 @@ def test_plc_forgets_what_was_flat_while_the_rate_warmed_up():
     assert first_epoch(PLC, trace(flat_then_falling, first=2.3)) == 2
 
 
-def test_an_easy_first_batch_does_not_hide_progress():
-    curve = [2.3, 1.0, 0.5, 0.4]
-    odd = trace(curve, first=0.02, gradients=[0.0] * 4, inactive=1.0)
-    assert not any(Diagnosis()["LAR"](prefix) for prefix in odd.prefixes())
+def test_coming_down_from_an_explosion_is_no_progress():
+    exploded = trace([500.0, 2.31, 2.3, 2.3, 2.3], first=2.4, inactive=1.0)
+    assert first_epoch(Diagnosis()["LAR"], exploded) == 3
 
 
 def test_a_penalty_of_unknown_beginning_leaves_the_first_batch_out():
