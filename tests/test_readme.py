@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pathlib
 import re
 
@@ -36,3 +37,28 @@ def test_every_python_block_is_python():
 @pytest.mark.parametrize("path", re.findall(r"\]\(((?!https?:)[^)]+)\)", README))
 def test_every_linked_file_exists(path):
     assert (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_figures_are_those_of_the_recorded_results(name):
+    path = ROOT / "examples" / "benchmarks" / "results" / f"arms-{name}.json"
+    results = json.loads(path.read_text())
+    random, plain = (results["arms"][a]["totals"] for a in ("random", "random without"))
+    bayesian = results["arms"]["bayesian"]["totals"]
+    ranks = [t["rank_without_diagnosis"] for t in results["comparison"]["stopped"]]
+    cells = (
+        f"{random['stopped']} of {random['trials']}",
+        f"{random['epochs_run']} of {random['epochs_planned']}",
+        f"{random['best_score']:.4f} / {plain['best_score']:.4f}",
+        f"{min(ranks)} of {plain['trials']}",
+        f"{bayesian['stopped']} of {bayesian['trials']}",
+        f"{bayesian['epochs_run']} of {bayesian['epochs_planned']}",
+    )
+    assert " | ".join(cells) in README
+    seconds = f"{random['seconds']:.1f} s against {plain['seconds']:.1f} s"
+    assert seconds in README.replace("\n", " ")
+    assert results["comparison"]["stopped_in_top"] == []
+    scores = {t["id"]: t["score"] for t in results["arms"]["random without"]["trials"]}
+    for trial in results["arms"]["random"]["trials"]:
+        if trial["status"] == "COMPLETED" and not trial["benign"]:
+            assert trial["score"] == scores[trial["id"]]
