@@ -1,5 +1,6 @@
 """Every example runs, as a user runs it."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -34,3 +35,27 @@ def test_example_runs(path, tmp_path):
     for text in PRINTED[path.stem]:
         assert text in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "arms.py --trials 2 --epochs 2 --rows 100",
+        "overhead.py --smoke --models tabular",
+    ],
+)
+def test_benchmark_runs(command, tmp_path):
+    script, *options = command.split()
+    path = EXAMPLES[0].parent / "benchmarks" / script
+    done = subprocess.run(
+        [sys.executable, str(path), "--json", "results.json", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"settings", "versions"} <= set(
+        json.loads((tmp_path / "results.json").read_text())
+    )
