@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kt_bttackler import stats
-from kt_bttackler.taps import GradientTap
+from kt_bttackler.taps import Gradients, GradientTap
 
 SAMPLED_STEPS = 10
 # Statistics are written with the digits that float32 tensors have.
@@ -36,15 +37,13 @@ class GradientMeter:
         self._submit = submit
         self._per_epoch = per_epoch
         self._schedule = SampledSteps(None)
-        self._samples: list[np.ndarray] = []
-        self._rows: list[int | None] = []
-        self._summary: np.ndarray | None = None
+        self._epoch = _Epoch()
 
     def begin_epoch(self, steps: int | None) -> None:
         """Starts an epoch of `steps` steps, `None` when unknown."""
         self._schedule = SampledSteps(steps)
-        # New lists: a worker may still fill those of the epoch before.
-        self._samples, self._rows, self._summary = [], [], None
+        # Another one: a worker may still fill that of the epoch before.
+        self._epoch = _Epoch()
 
     def end_step(self, step: int) -> Future[bool] | None:
         """Samples the gradients when it is their turn.
@@ -58,76 +57,82 @@ class GradientMeter:
         """
         if self._per_epoch or not self._schedule.due(step):
             return None
-        return self._take(summarize=self._schedule.before_last)
+        return self._take(self.tap.gradients(), summarize=self._schedule.before_last)
 
     def end_epoch(self, steps: int) -> Future[Columns]:
         """Columns of an epoch that had `steps` steps; empty without gradients."""
-        if self._per_epoch or self._schedule.last != steps - 1:
-            self._take(summarize=False)
         last = self.tap.gradients()
-        return self._submit(self._columns, self._samples, self._rows, last)
+        if self._per_epoch or self._schedule.last != steps - 1:
+            self._take(last, summarize=False)
+        return self._submit(_columns, self._epoch, last)
 
     def finite_so_far(self) -> Columns:
         """Finiteness of the gradients sampled in the running epoch."""
-        if not self._samples:
+        if not self._epoch.samples:
             return {}
-        finite = np.array(self._samples)[:, :, _FINITE]
+        finite = np.array(self._epoch.samples)[:, :, _FINITE]
         return {"step_gradient/finite": rounded(_over_steps(np.nanmean, finite))}
 
-    def _take(self, *, summarize: bool) -> Future[bool]:
-        gradients = self.tap.gradients()
+    def _take(self, gradients: Gradients, *, summarize: bool) -> Future[bool]:
         rows = self.tap.batch_size()
-        return self._submit(
-            self._reduce, gradients, rows, summarize, self._samples, self._rows
-        )
+        return self._submit(_reduce, self._epoch, gradients, rows, summarize)
 
-    def _reduce(
-        self,
-        gradients: list[np.ndarray | None],
-        rows: int | None,
-        summarize: bool,
-        samples: list[np.ndarray],
-        sample_rows: list[int | None],
-    ) -> bool:
-        sample = np.array([_sample(gradient) for gradient in gradients])
-        if not len(sample) or np.isnan(sample).all():
-            return True
-        samples.append(sample)
-        sample_rows.append(rows)
-        # The last batch may be a small one; what it leaves is then too noisy for the
-        # statistics of the epoch, and those of the step before it are kept.
-        if summarize and rows is not None:
-            self._summary = _summary(gradients)
-        return not np.any(sample[:, _FINITE] == 0)
 
-    def _columns(
-        self,
-        samples: list[np.ndarray],
-        rows: list[int | None],
-        last: list[np.ndarray | None],
-    ) -> Columns:
-        if not samples:
-            return {}
-        values = np.array(samples)
-        # All are whole where the sizes of the batches are unknown.
-        sizes = np.array([0 if size is None else size for size in rows])
-        whole = sizes == sizes.max()
-        summary = self._summary
-        if summary is None or whole[-1]:
-            summary = _summary(last)
-        kept = values[whole]
-        columns = {
-            f"step_gradient/{name}": _over_steps(np.nanmean, kept[:, :, k])
-            for k, name in enumerate(stats.SAMPLE)
-        }
-        columns["step_gradient/abs_mean_median"] = _over_steps(
-            np.nanmedian, kept[:, :, _ABS_MEAN]
-        )
-        # A small last batch may break as well as a whole one.
-        columns["step_gradient/finite"] = _over_steps(np.nanmean, values[:, :, _FINITE])
-        return by_statistic("gradient", summary) | {
-            name: rounded(column) for name, column in columns.items()
-        }
+@dataclasses.dataclass
+class _Epoch:
+    """What was sampled in one epoch.
+
+    Attributes:
+        samples: statistics of each sampled step, [V, S].
+        rows: rows of the batch of each sampled step, `None` where unknown.
+        summary: statistics of the last but one step, [V, S].
+    """
+
+    samples: list[np.ndarray] = dataclasses.field(default_factory=list)
+    rows: list[int | None] = dataclasses.field(default_factory=list)
+    summary: np.ndarray | None = None
+
+
+def _reduce(
+    epoch: _Epoch, gradients: Gradients, rows: int | None, summarize: bool
+) -> bool:
+    """Adds a sampled step to its epoch; returns whether all of it is finite."""
+    sample = np.array([_sample(gradient) for gradient in gradients])
+    if not len(sample) or np.isnan(sample).all():
+        return True
+    epoch.samples.append(sample)
+    epoch.rows.append(rows)
+    # The last batch may be a small one; what it leaves is then too noisy for the
+    # statistics of the epoch, and those of the step before it are kept.
+    if summarize and rows is not None:
+        epoch.summary = _summary(gradients)
+    return not np.any(sample[:, _FINITE] == 0)
+
+
+def _columns(epoch: _Epoch, last: Gradients) -> Columns:
+    """The columns of an epoch whose newest gradients are `last`."""
+    if not epoch.samples:
+        return {}
+    values = np.array(epoch.samples)
+    # All are whole where the sizes of the batches are unknown.
+    sizes = np.array([0 if size is None else size for size in epoch.rows])
+    whole = sizes == sizes.max()
+    summary = epoch.summary
+    if summary is None or whole[-1]:
+        summary = _summary(last)
+    kept = values[whole]
+    columns = {
+        f"step_gradient/{name}": _over_steps(np.nanmean, kept[:, :, k])
+        for k, name in enumerate(stats.SAMPLE)
+    }
+    columns["step_gradient/abs_mean_median"] = _over_steps(
+        np.nanmedian, kept[:, :, _ABS_MEAN]
+    )
+    # A small last batch may break as well as a whole one.
+    columns["step_gradient/finite"] = _over_steps(np.nanmean, values[:, :, _FINITE])
+    return by_statistic("gradient", summary) | {
+        name: rounded(column) for name, column in columns.items()
+    }
 
 
 class SampledSteps:
@@ -199,7 +204,7 @@ def _sample(gradient: np.ndarray | None) -> tuple[float, ...]:
     return stats.sample(gradient)
 
 
-def _summary(arrays: list[np.ndarray | None]) -> np.ndarray:
+def _summary(arrays: Gradients) -> np.ndarray:
     absent = (math.nan,) * len(stats.SUMMARY)
     rows = [absent if array is None else stats.summarize(array) for array in arrays]
     return np.array(rows).reshape(len(rows), len(stats.SUMMARY))

@@ -43,7 +43,7 @@ def diagnosis_of(trial_or_directory: Any) -> Verdict | None:
     folder = pathlib.Path(trial_or_directory)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder of a trial.")
-    return _verdict(folder)
+    return _verdict(folder, _trial_state(folder))
 
 
 def study(tuner_or_directory: Any) -> Study:
@@ -104,7 +104,7 @@ _Traces = Mapping[pathlib.Path, Mapping[int, Trace]]
 def _facts(folder: pathlib.Path, all_traces: _Traces, executions: int) -> TrialFacts:
     state = _trial_state(folder)
     traces = all_traces[folder]
-    verdict = _verdict(folder)
+    verdict = _verdict(folder, state)
     values = state.get("hyperparameters", {}).get("values", {})
     planned = {number: _planned(trace, values) for number, trace in traces.items()}
     known = [epochs for epochs in planned.values() if epochs is not None]
@@ -169,12 +169,12 @@ def _causes(verdict: Verdict | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(cause for cause in found if cause is not None))
 
 
-def _verdict(folder: pathlib.Path) -> Verdict | None:
+def _verdict(folder: pathlib.Path, state: Mapping[str, Any]) -> Verdict | None:
     """The verdict that stopped a trial: the first execution decides.
 
     What the oracle was told counts, but the file says it in full.
     """
-    message = _message(_trial_state(folder))
+    message = _message(state)
     if message is not None and message.verdict is None:
         return None
     try:

@@ -166,13 +166,12 @@ class WatchedTraining:
 
     def end_epoch(self, epoch: int, logs: dict[str, Any]) -> None:
         """Records epoch `epoch`, judges, and ends the training if it must be."""
+        scalars = _numbers(logs)
         if self._broken:
             # The validation was cut short: what it measured must mislead nobody.
             for name in [name for name in logs if name.startswith("val_")]:
                 logs[name] = math.nan
-        scalars = _numbers(logs)
-        if self._broken:
-            scalars = {k: v for k, v in scalars.items() if not k.startswith("val_")}
+                scalars.pop(name, None)
         else:
             self._last_logs = dict(scalars)
         objective, _ = self._objective(scalars)
@@ -256,13 +255,16 @@ class WatchedTraining:
 
     def _findings_of(self, trace: Trace) -> tuple[Finding, ...]:
         self._readings.clear()
+        shown = self._log_dir is not None
 
         def ask(indicator: QualityIndicator, trace: Trace) -> Finding | None:
-            found: tuple[Finding | None, Reading] = self._worker.run(
-                _examine, indicator, trace, seconds=INDICATOR_SECONDS
+            finding: Finding | None
+            finding, reading = self._worker.run(
+                _examine, indicator, trace, shown, seconds=INDICATOR_SECONDS
             )
-            self._readings.append(found[1])
-            return found[0]
+            if reading is not None:
+                self._readings.append(reading)
+            return finding
 
         return self._diagnosis.findings(trace, self._disabled, ask)
 
@@ -372,10 +374,13 @@ class _Peers:
 
 
 def _examine(
-    indicator: QualityIndicator, trace: Trace
-) -> tuple[Finding | None, Reading]:
-    reading = (indicator, indicator.measure(trace), indicator.severity(trace))
-    return indicator(trace), reading
+    indicator: QualityIndicator, trace: Trace, shown: bool
+) -> tuple[Finding | None, Reading | None]:
+    """What an indicator says, and, where it is shown, its value and severity."""
+    finding = indicator(trace)
+    if not shown:
+        return finding, None
+    return finding, (indicator, indicator.measure(trace), indicator.severity(trace))
 
 
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
