@@ -7,13 +7,25 @@ import math
 
 import numpy as np
 
+from kt_bttackler.course import learned
 from kt_bttackler.gradient_indicators import layer_gradients
-from kt_bttackler.indicators import QualityIndicator, learned
+from kt_bttackler.indicators import QualityIndicator
 from kt_bttackler.trace import Trace
 
 
+class ProbeIndicator(QualityIndicator):
+    """An indicator of the probe, whose patience is in probes, not in epochs."""
+
+    def _previous(self, trace: Trace) -> Trace | None:
+        """The probe before the last one: not every epoch has one."""
+        previous = super()._previous(trace)
+        while previous is not None and math.isnan(self.measure(previous)):
+            previous = super()._previous(previous)
+        return previous
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LowActivationRatio(QualityIndicator):
+class LowActivationRatio(ProbeIndicator):
     """LAR: most units of most layers give the same output whatever the input.
 
     A unit is inactive when its output is constant over the probe batch and all
@@ -98,13 +110,6 @@ class LowActivationRatio(QualityIndicator):
             shares = table[-1] if len(table) else np.zeros(0)
         excluded = np.array([name in self.exclude for name in names], bool)
         return np.where(excluded, np.nan, shares) if len(shares) else shares
-
-    def _previous(self, trace: Trace) -> Trace | None:
-        """The probe before the last one: not every epoch has one."""
-        previous = super()._previous(trace)
-        while previous is not None and math.isnan(self.measure(previous)):
-            previous = super()._previous(previous)
-        return previous
 
 
 def _unprobed(trace: Trace) -> bool:

@@ -20,7 +20,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from kt_bttackler.diagnosis import Verdict, known_indicators
+from kt_bttackler.catalog import known_indicators
+from kt_bttackler.diagnosis import Verdict
 from kt_bttackler.indicators import Finding
 
 PREFIX = "diagnosis/"
@@ -55,7 +56,8 @@ def encode(verdict: Verdict | None, last: Mapping[str, float]) -> dict[str, floa
         _BENIGN: float(verdict.benign),
         _EPOCH: float(verdict.epoch),
     }
-    for finding in verdict.findings:
+    # Without order on the way, a warning would pass for the cause.
+    for finding in (each for each in verdict.findings if not each.warning):
         key = PREFIX + finding.indicator
         entries[f"{key}/value"] = float(finding.value)
         entries[f"{key}/threshold"] = float(finding.threshold)

@@ -30,7 +30,7 @@ class RunningTrial:
         objective: name of the objective.
         direction: "min" or "max".
         max_epochs: E where tuner or oracle know it (Hyperband), else `None`.
-        probe_data: rows of the training inputs for the probe, or `None`.
+        probe_data: rows x of the training data for the probe, or (x, y), or `None`.
         verdicts: by execution, the verdict that stopped it. Written by callbacks.
         channels: by execution, the entries of the in-band channel. Written by
             callbacks, for trainings whose History does not reach the oracle.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import pathlib
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from kt_bttackler.progress import Progress
 from kt_bttackler.study import Study
 
 DEFAULT_TRIALS = 20
-TUNERS = ("random", "grid", "bayesian", "hyperband")
+TUNERS = ("random", "grid", "bayesian", "tpe", "smac", "hyperband")
+# What is installed only on request, by the extra of that name.
+_LIBRARIES = {"tpe": "optuna", "smac": "smac"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.json is not None:
         _check_target(options.json)
+    _check_installed(options.tuner)
     data = demo_data.digits() if options.data is None else demo_data.load(options.data)
     data = demo_data.fewer_rows(data, options.rows, options.seed)
     project = new_project(options.directory, options.tuner)
@@ -165,6 +169,14 @@ def new_project(directory: pathlib.Path, tuner: str) -> pathlib.Path:
             ) from error
         else:
             return project
+
+
+def _check_installed(tuner: str) -> None:
+    library = _LIBRARIES.get(tuner)
+    if library is not None and importlib.util.find_spec(library) is None:
+        raise UsageError(
+            f"--tuner {tuner} needs {library}: pip install 'kt-bttackler[{tuner}]'"
+        )
 
 
 def _check_target(path: pathlib.Path) -> None:

@@ -120,10 +120,12 @@ def make_tuner(
         "random": tuners.RandomSearch,
         "grid": tuners.GridSearch,
         "bayesian": tuners.BayesianOptimization,
+        "tpe": tuners.TPE,
+        "smac": tuners.SMAC,
     }[options.tuner]
-    if options.tuner == "bayesian":
-        # By default KerasTuner draws three times as many points at random as there
-        # are hyperparameters, which is more than the demo has trials.
+    if options.tuner not in ("random", "grid"):
+        # The default is for longer searches: KerasTuner's is three times as many
+        # points as there are hyperparameters, more than the demo has trials.
         common["num_initial_points"] = max(3, progress.total // 3)
     return _announced(tuner_class, progress)(max_trials=progress.total, **common)
 
@@ -143,10 +145,8 @@ def search(
     # A search builds one model after the other, of which TensorFlow warns.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # KerasTuner's, about metrics of a trial that ended with NaN, and about the
-        # optimizer state, which Hyperband does not restore.
+        # KerasTuner's, about metrics of a trial that ended with NaN.
         warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
-        warnings.filterwarnings("ignore", "Skipping variable loading", UserWarning)
         tuner.search(
             data.x_train,
             data.y_train,

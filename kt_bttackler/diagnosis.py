@@ -9,39 +9,18 @@ verdict = diagnosis(trace)          # Verdict or None
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from kt_bttackler import files, upstream
-from kt_bttackler.activation_indicators import LowActivationRatio
+from kt_bttackler import catalog, files
 from kt_bttackler.fuses import warn
-from kt_bttackler.gradient_indicators import (
-    AbnormalGradientValues,
-    ExponentiallyAmplifiedGradients,
-    ExponentiallyReducedGradients,
-)
+from kt_bttackler.gradient_indicators import AbnormalGradientValues
 from kt_bttackler.indicators import Finding, QualityIndicator
-from kt_bttackler.loss_indicators import (
-    NoMoreGain,
-    PassiveLossChanges,
-    UnexpectedLossChanges,
-)
-from kt_bttackler.rules import AnyFinding, ProtectTop, Rule
+from kt_bttackler.presets import preset
+from kt_bttackler.rules import AnyFinding, Rule
 from kt_bttackler.trace import Trace
-
-# In the order in which a cause is reported when several are positive.
-SEVEN: tuple[type[QualityIndicator], ...] = (
-    AbnormalGradientValues,
-    ExponentiallyAmplifiedGradients,
-    ExponentiallyReducedGradients,
-    PassiveLossChanges,
-    LowActivationRatio,
-    UnexpectedLossChanges,
-    NoMoreGain,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,42 +81,19 @@ class Verdict:
             raise ValueError(f"not a verdict: {error}") from error
 
 
-def _preset(name: str) -> tuple[tuple[QualityIndicator, ...], Rule]:
-    if name == "conservative":
-        return tuple(indicator() for indicator in SEVEN), ProtectTop(AnyFinding())
-    if name == "paper":
-        # The paper has no guards, no patience, and asks no objective.
-        guard = math.inf
-        return (
-            AbnormalGradientValues(),
-            ExponentiallyAmplifiedGradients(patience=1, progress_guard=guard),
-            ExponentiallyReducedGradients(patience=1, progress_guard=guard),
-            PassiveLossChanges(),
-            LowActivationRatio(patience=1, progress_guard=guard),
-            UnexpectedLossChanges(),
-            NoMoreGain(require_objective=False),
-        ), AnyFinding()
-    if name == "upstream":
-        exempt = ("AGV", "EAG", "ULC")
-        return upstream.UPSTREAM, ProtectTop(AnyFinding(), exempt=exempt)
-    raise ValueError(f"`indicators` must be one of {PRESETS}, got {name!r}.")
-
-
-PRESETS = ("conservative", "paper", "upstream")
-
-
 @dataclasses.dataclass(frozen=True, init=False)
 class Diagnosis:
     """Indicators and the rule that decides on their findings.
 
     Args:
-        indicators: the name of a preset ("conservative", the default, "paper",
-            "upstream") or indicators, in the order in which causes are reported.
+        indicators: the name of a preset ("conservative", the default, "balanced",
+            "extended", "paper", "upstream") or indicators or their ids, in the order
+            in which causes are reported.
         rule: decides when to stop; by default that of the preset, `AnyFinding` for
             indicators of your own.
 
     Raises:
-        ValueError: an unknown preset, or two indicators with one id.
+        ValueError: an unknown preset or id, or two indicators with one id.
         TypeError: something that is no indicator or no rule.
 
     Example:
@@ -153,19 +109,13 @@ class Diagnosis:
 
     def __init__(
         self,
-        indicators: str | Iterable[QualityIndicator] = "conservative",
+        indicators: str | Iterable[QualityIndicator | str] = "conservative",
         rule: Rule | None = None,
     ) -> None:
         if isinstance(indicators, str):
-            chosen, preset_rule = _preset(indicators)
+            chosen, preset_rule = preset(indicators)
         else:
-            chosen, preset_rule = tuple(indicators), AnyFinding()
-        for indicator in chosen:
-            if not isinstance(indicator, QualityIndicator):
-                raise TypeError(
-                    "`indicators` must be QualityIndicator instances, "
-                    f"got {indicator!r}."
-                )
+            chosen, preset_rule = _instances(indicators), AnyFinding()
         ids = [indicator.id for indicator in chosen]
         if len(set(ids)) < len(ids):
             raise ValueError(f"`indicators` must have different ids, got {ids}.")
@@ -276,16 +226,24 @@ class Diagnosis:
             trace: all that is known of the training.
             peers: traces of other trials.
         """
-        grounds = self.rule(findings, trace, peers)
+        # Warnings are shown, but are nothing to decide on.
+        serious = [tuple(f for f in found if not f.warning) for found in findings]
+        if iter(peers) is peers:  # can be read only once, and rules may ask again
+            peers = list(peers)
+        grounds = self.rule(serious, trace, peers)
         if not grounds and not findings[-1]:
             return None
         order = {indicator.id: k for k, indicator in enumerate(self.indicators)}
         benign_ids = {i.id for i in self.indicators if i.benign}
-        # Bad beats benign; then the order of the indicators.
+        # Bad beats benign; then the order of the indicators; then rules that compare,
+        # which know less of a cause.
         grounds = tuple(
             sorted(
                 grounds,
-                key=lambda f: (f.indicator in benign_ids, order.get(f.indicator, -1)),
+                key=lambda f: (
+                    f.indicator in benign_ids,
+                    order.get(f.indicator, len(order)),
+                ),
             )
         )
         return Verdict(
@@ -301,8 +259,8 @@ class Diagnosis:
         """Strict JSON of types and fields; `from_json` gives an equal diagnosis."""
         return files.dumps(
             {
-                "indicators": [_to_config(i) for i in self.indicators],
-                "rule": _to_config(self.rule),
+                "indicators": [catalog.to_config(i) for i in self.indicators],
+                "rule": catalog.to_config(self.rule),
             }
         )
 
@@ -319,8 +277,8 @@ class Diagnosis:
         """
         try:
             content = files.loads(text)
-            indicators = [_from_config(item) for item in content["indicators"]]
-            return cls(indicators, _from_config(content["rule"]))
+            indicators = [catalog.from_config(item) for item in content["indicators"]]
+            return cls(indicators, catalog.from_config(content["rule"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not a diagnosis: {error}") from error
 
@@ -337,57 +295,15 @@ class Diagnosis:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def known_indicators() -> dict[str, type[QualityIndicator]]:
-    """The seven in the order of reporting, then others defined so far, by id."""
-    known: dict[str, type[QualityIndicator]] = {cls.id: cls for cls in SEVEN}
-    concrete = (c for c in _subclasses(QualityIndicator) if c.__name__[0] != "_")
-    for cls in concrete:
-        known.setdefault(cls.id, cls)
-    return known
-
-
-def _subclasses(base: type[Any]) -> list[type[Any]]:
-    found: list[type[Any]] = []
-    for cls in base.__subclasses__():
-        found += [cls, *_subclasses(cls)]
-    return found
-
-
-def _type_name(cls: type) -> str:
-    if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
-        return cls.__name__
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def _to_config(item: Any) -> Any:
-    if isinstance(item, QualityIndicator | Rule):
-        fields = {
-            field.name: _to_config(getattr(item, field.name))
-            for field in dataclasses.fields(item)
-        }
-        return {"type": _type_name(type(item)), **fields}
-    if isinstance(item, tuple):
-        return [_to_config(part) for part in item]
-    return item
-
-
-def _from_config(item: Any) -> Any:
-    if isinstance(item, Mapping):
-        types = {
-            _type_name(cls): cls
-            for cls in (*_subclasses(QualityIndicator), *_subclasses(Rule))
-        }
-        name = item["type"]
-        if name not in types:
-            raise ValueError(f"unknown type {name!r}.")
-        fields = {
-            key: float(value)
-            if value in ("nan", "inf", "-inf")
-            else _from_config(value)
-            for key, value in item.items()
-            if key != "type"
-        }
-        return types[name](**fields)
-    if isinstance(item, list):
-        return tuple(_from_config(part) for part in item)
-    return item
+def _instances(
+    indicators: Iterable[QualityIndicator | str],
+) -> tuple[QualityIndicator, ...]:
+    chosen = []
+    for each in indicators:
+        made = catalog.indicator(each) if isinstance(each, str) else each
+        if not isinstance(made, QualityIndicator):
+            raise TypeError(
+                f"`indicators` must be QualityIndicator instances or ids, got {each!r}."
+            )
+        chosen.append(made)
+    return tuple(chosen)

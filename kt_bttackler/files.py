@@ -5,12 +5,14 @@ Non-finite numbers, which JSON lacks, are the strings "nan", "inf" and "-inf".
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import uuid
-from typing import Any
+from collections.abc import Iterator
+from typing import IO, Any
 
 
 def dumps(content: Any) -> str:
@@ -44,13 +46,24 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write, which takes its place as a whole when it is complete.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not `tempfile`, whose files only their owner can read: projects are shared.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -52,3 +53,9 @@ def warn(message: str) -> None:
     """Warns, and does no harm where warnings are errors."""
     with contextlib.suppress(RuntimeWarning):
         warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warns of the same thing once in the life of the process."""
+    warn(message)

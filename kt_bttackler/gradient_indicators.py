@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kt_bttackler.indicators import QualityIndicator, learned, losses
+from kt_bttackler.course import learned, losses
+from kt_bttackler.indicators import QualityIndicator
 from kt_bttackler.trace import Trace
 
 

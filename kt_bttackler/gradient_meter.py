@@ -14,6 +14,10 @@ from kt_bttackler import stats
 from kt_bttackler.taps import Gradients, GradientTap
 
 SAMPLED_STEPS = 10
+# To look at all gradients of a large model costs a tenth of a step and more.
+_MANY_PARAMETERS = 1_000_000
+_STEPS_PER_SAMPLE = 10
+_FEWEST_SAMPLES = 3
 # Statistics are written with the digits that float32 tensors have.
 _SIGNIFICANT_DIGITS = 7
 _ABS_MEAN = stats.SAMPLE.index("abs_mean")
@@ -36,14 +40,21 @@ class GradientMeter:
         self.tap = tap
         self._submit = submit
         self._per_epoch = per_epoch
+        self._parameters: int | None = None  # unknown before the first gradients
+        self._steps: int | None = None
         self._schedule = SampledSteps(None)
         self._epoch = _Epoch()
+        # Of the newest whole batch near the end of the epoch, and its rows.
+        self._typical: Gradients | None = None
+        self._rows = 0
 
     def begin_epoch(self, steps: int | None) -> None:
         """Starts an epoch of `steps` steps, `None` when unknown."""
-        self._schedule = SampledSteps(steps)
+        self._steps = steps
+        self._schedule = SampledSteps(steps, self._parameters or 0)
         # Another one: a worker may still fill that of the epoch before.
         self._epoch = _Epoch()
+        self._typical, self._rows = None, 0
 
     def end_step(self, step: int) -> Future[bool] | None:
         """Samples the gradients when it is their turn.
@@ -57,14 +68,20 @@ class GradientMeter:
         """
         if self._per_epoch or not self._schedule.due(step):
             return None
-        return self._take(self.tap.gradients(), summarize=self._schedule.before_last)
+        gradients = self.tap.gradients()
+        if self._parameters is None:
+            self._parameters = sum(0 if g is None else g.size for g in gradients)
+            self._schedule = SampledSteps(self._steps, self._parameters)
+            self._schedule.due(step)
+        return self._sample(gradients, near_end=self._schedule.near_end)
 
     def end_epoch(self, steps: int) -> Future[Columns]:
         """Columns of an epoch that had `steps` steps; empty without gradients."""
-        last = self.tap.gradients()
         if self._per_epoch or self._schedule.last != steps - 1:
-            self._take(last, summarize=False)
-        return self._submit(_columns, self._epoch, last)
+            self._sample(self.tap.gradients(), near_end=True)
+        typical = self._typical or self.tap.gradients()
+        self._typical = None
+        return self._submit(_columns, self._epoch, typical)
 
     def finite_so_far(self) -> Columns:
         """Finiteness of the gradients sampled in the running epoch."""
@@ -73,9 +90,15 @@ class GradientMeter:
         finite = np.array(self._epoch.samples)[:, :, _FINITE]
         return {"step_gradient/finite": rounded(_over_steps(np.nanmean, finite))}
 
-    def _take(self, gradients: Gradients, *, summarize: bool) -> Future[bool]:
+    def _sample(self, gradients: Gradients, *, near_end: bool) -> Future[bool]:
         rows = self.tap.batch_size()
-        return self._submit(_reduce, self._epoch, gradients, rows, summarize)
+        # The last batch may be a small one; what it leaves is then too noisy for the
+        # statistics of the epoch, and those of the step before it are taken.
+        is_whole = rows is None or rows >= self._rows
+        if near_end and (is_whole or self._typical is None):
+            self._typical = gradients
+        self._rows = max(self._rows, rows or 0)
+        return self._submit(_reduce, self._epoch, gradients, rows)
 
 
 @dataclasses.dataclass
@@ -85,41 +108,30 @@ class _Epoch:
     Attributes:
         samples: statistics of each sampled step, [V, S].
         rows: rows of the batch of each sampled step, `None` where unknown.
-        summary: statistics of the last but one step, [V, S].
     """
 
     samples: list[np.ndarray] = dataclasses.field(default_factory=list)
     rows: list[int | None] = dataclasses.field(default_factory=list)
-    summary: np.ndarray | None = None
 
 
-def _reduce(
-    epoch: _Epoch, gradients: Gradients, rows: int | None, summarize: bool
-) -> bool:
+def _reduce(epoch: _Epoch, gradients: Gradients, rows: int | None) -> bool:
     """Adds a sampled step to its epoch; returns whether all of it is finite."""
     sample = np.array([_sample(gradient) for gradient in gradients])
     if not len(sample) or np.isnan(sample).all():
         return True
     epoch.samples.append(sample)
     epoch.rows.append(rows)
-    # The last batch may be a small one; what it leaves is then too noisy for the
-    # statistics of the epoch, and those of the step before it are kept.
-    if summarize and rows is not None:
-        epoch.summary = _summary(gradients)
     return not np.any(sample[:, _FINITE] == 0)
 
 
-def _columns(epoch: _Epoch, last: Gradients) -> Columns:
-    """The columns of an epoch whose newest gradients are `last`."""
+def _columns(epoch: _Epoch, typical: Gradients) -> Columns:
+    """The columns of an epoch; its ten statistics are those of `typical`."""
     if not epoch.samples:
         return {}
     values = np.array(epoch.samples)
     # All are whole where the sizes of the batches are unknown.
     sizes = np.array([0 if size is None else size for size in epoch.rows])
     whole = sizes == sizes.max()
-    summary = epoch.summary
-    if summary is None or whole[-1]:
-        summary = _summary(last)
     kept = values[whole]
     columns = {
         f"step_gradient/{name}": _over_steps(np.nanmean, kept[:, :, k])
@@ -130,7 +142,7 @@ def _columns(epoch: _Epoch, last: Gradients) -> Columns:
     )
     # A small last batch may break as well as a whole one.
     columns["step_gradient/finite"] = _over_steps(np.nanmean, values[:, :, _FINITE])
-    return by_statistic("gradient", summary) | {
+    return by_statistic("gradient", _summary(typical)) | {
         name: rounded(column) for name, column in columns.items()
     }
 
@@ -139,7 +151,8 @@ class SampledSteps:
     """Which steps of an epoch are sampled.
 
     Up to ten, evenly spread, with the first, the last but one and the last; steps
-    1, 2, 4, 8, ... where their number is not known.
+    1, 2, 4, 8, ... where their number is not known. With more than a million parameters
+    at most one step in ten, but these three always.
 
     Example:
         >>> schedule = SampledSteps(100)
@@ -148,16 +161,23 @@ class SampledSteps:
         >>> schedule = SampledSteps(None)
         >>> [step for step in range(20) if schedule.due(step)]
         [0, 1, 3, 7, 15]
+        >>> schedule = SampledSteps(50, parameters=2_000_000)
+        >>> [step for step in range(50) if schedule.due(step)]
+        [0, 16, 32, 48, 49]
 
     Args:
         steps: steps of the epoch, or `None` when unknown.
+        parameters: of the model.
     """
 
-    def __init__(self, steps: int | None) -> None:
+    def __init__(self, steps: int | None, parameters: int = 0) -> None:
         self._steps = steps
         self.last = -1
         if steps is not None:
-            spread = np.linspace(0, max(steps - 2, 0), SAMPLED_STEPS - 1)
+            samples = SAMPLED_STEPS
+            if parameters > _MANY_PARAMETERS:
+                samples = max(_FEWEST_SAMPLES, min(samples, steps // _STEPS_PER_SAMPLE))
+            spread = np.linspace(0, max(steps - 2, 0), samples - 1)
             self._due = sorted({*spread.round().astype(int).tolist(), steps - 1})
 
     def due(self, step: int) -> bool:
@@ -176,9 +196,9 @@ class SampledSteps:
         return is_due
 
     @property
-    def before_last(self) -> bool:
-        """Whether the newest sampled step comes before the last of the epoch."""
-        return self._steps is None or self.last == self._steps - 2
+    def near_end(self) -> bool:
+        """Whether the newest sampled step is one of the last two, or may be."""
+        return self._steps is None or self.last >= self._steps - 2
 
 
 def weight_columns(weights: list[np.ndarray]) -> Columns:

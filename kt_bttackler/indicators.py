@@ -25,12 +25,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from kt_bttackler.course import early_epochs, settling_epochs, stalled, warming_up
 from kt_bttackler.trace import Trace
 
-# Early means the first epochs when the planned number is unknown (E is None).
-EARLY_EPOCHS_WITHOUT_PLAN = 5
-# A loss this small everywhere leaves nothing to learn.
-NEGLIGIBLE_LOSS = 1e-12
 # Severity is a logarithm of value / threshold, kept in this range for plots.
 SEVERITY_RANGE = 3.0
 
@@ -47,6 +44,7 @@ class Finding:
         layer: the layer that stands out, where there is one.
         advice: what to try.
         quantity: what `value` is, in words.
+        warning: it is no ground for stopping. Rules never see it.
 
     Example:
         >>> print(Finding("PLC", 2, 1e-5, 1e-3, quantity="mean change of the loss"))
@@ -60,6 +58,7 @@ class Finding:
     layer: str | None = None
     advice: str = ""
     quantity: str = "value"
+    warning: bool = False
 
     def __str__(self) -> str:
         sign = "<" if self.value < self.threshold else ">"
@@ -68,6 +67,7 @@ class Finding:
         return (
             f"{self.indicator} at epoch {self.epoch}: {self.quantity} "
             f"{self.value:.3g} {sign} {self.threshold:.3g}{place}"
+            f"{' (warning)' if self.warning else ''}"
         )
 
 
@@ -84,13 +84,18 @@ class QualityIndicator:
         exclude: names of layers to leave out.
         id: short name; by default made of the class name.
         needs: statistics it reads: logs of Keras ("loss", "val_loss"), "objective",
-            or columns such as "step_gradient/abs_mean" and
-            "activation/constant_ratio". Only what some indicator needs is recorded.
+            columns such as "step_gradient/abs_mean" and "activation/constant_ratio",
+            or fields of the header that describe the model ("model/outputs"). Only
+            what some indicator needs is recorded.
         quantity: what `measure` returns, in words.
         advice: what to try when it is positive.
         fires: whether a value "above" or "below" the threshold is positive.
-        stage: "early" (n <= E/2), "late" (n > E/2) or "any".
+        stage: "start" (from n = 1 on, but not of a resumed training), "early" (n <=
+            E/2), "settled" (after the warm-up and 5 % of the plan, at least one
+            epoch), "late" (n > E/2) or "any".
         min_epochs: smallest n at which it judges.
+        stopping: when a finding is a ground for stopping: "always", while the
+            training is "stalled" (see `stalled`), or "never". Else it is a warning.
         benign: positive means that nothing is gained by going on, not that the
             training is bad.
     """
@@ -103,8 +108,9 @@ class QualityIndicator:
     quantity: ClassVar[str] = "value"
     advice: ClassVar[str] = ""
     fires: ClassVar[Literal["above", "below"]] = "above"
-    stage: ClassVar[Literal["early", "late", "any"]] = "any"
+    stage: ClassVar[Literal["start", "early", "settled", "late", "any"]] = "any"
     min_epochs: ClassVar[int] = 1
+    stopping: ClassVar[Literal["always", "stalled", "never"]] = "always"
     benign: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
@@ -140,13 +146,26 @@ class QualityIndicator:
             return False
         if n < self.min_epochs:
             return False
+        # Early epochs of a resumed training were judged when they were trained.
+        resumed = trace.header.initial_epoch > 0
+        if self.stage == "start":
+            return not resumed
         if self.stage == "early":
-            # Early epochs of a resumed training were judged when they were trained.
-            resumed = trace.header.initial_epoch > 0
             return n <= early_epochs(planned) and not resumed and not warming_up(trace)
+        if self.stage == "settled":
+            return n > settling_epochs(planned) and not warming_up(trace)
         if self.stage == "late":
             return planned is not None and n > planned // 2
         return True
+
+    def stops(self, trace: Trace) -> bool:
+        """Whether a finding at the last epoch is a ground for stopping.
+
+        If not it is a warning: shown, but no rule sees it.
+        """
+        if self.stopping == "stalled":
+            return stalled(trace)
+        return self.stopping == "always"
 
     def limit(self, trace: Trace) -> float:
         """The threshold in force for this trace."""
@@ -160,6 +179,10 @@ class QualityIndicator:
     def describe(cls, value: float) -> str:
         """What `value` is, in words."""
         return cls.quantity
+
+    def explain(self, trace: Trace, value: float) -> str:
+        """What `value` is at the last epoch, in words; may say more than `describe`."""
+        return self.describe(value)
 
     def severity(self, trace: Trace) -> float:
         """How far the last epoch is over the threshold: 0 fires, in [-3, 3].
@@ -185,7 +208,7 @@ class QualityIndicator:
         earlier = trace
         for _ in range(self._patience(trace) - 1):
             previous = self._previous(earlier)
-            if previous is None or self._positive(previous) is None:
+            if previous is None or not self._held(previous):
                 return None
             earlier = previous
         return Finding(
@@ -195,7 +218,8 @@ class QualityIndicator:
             threshold=self.limit(trace),
             layer=self.layer(trace),
             advice=self.advice,
-            quantity=self.describe(value),
+            quantity=self.explain(trace, value),
+            warning=not self.stops(trace),
         )
 
     def _positive(self, trace: Trace) -> float | None:
@@ -205,104 +229,20 @@ class QualityIndicator:
         value = self.measure(trace)
         return value if self._beyond(value, self.limit(trace)) else None
 
+    def _held(self, trace: Trace) -> bool:
+        """Whether an earlier measurement counts for the patience."""
+        return self._positive(trace) is not None
+
     def _beyond(self, value: float, limit: float) -> bool:
         return value > limit if self.fires == "above" else value < limit
 
     def _patience(self, trace: Trace) -> int:
-        # One epoch of doubt is a large share of a short early stage.
         patience = int(getattr(self, "patience", 1))
-        return patience if early_epochs(trace.max_epochs) >= 4 else 1
+        # One epoch of doubt is a large share of a short early stage. What may be a
+        # warning need not hurry.
+        hurried = self.stopping == "always" and early_epochs(trace.max_epochs) < 4
+        return 1 if hurried else patience
 
     def _previous(self, trace: Trace) -> Trace | None:
         """The prefix that ends at the measurement before the last one."""
         return trace.prefix(len(trace) - 1) if len(trace) > 1 else None
-
-
-def early_epochs(max_epochs: int | None) -> int:
-    """Number of epochs of the early stage, half of the planned ones."""
-    return EARLY_EPOCHS_WITHOUT_PLAN if max_epochs is None else max_epochs // 2
-
-
-def window_epochs(max_epochs: int) -> int:
-    """Window of the late indicators: 30 % of the planned epochs, in [4, 20].
-
-    Example:
-        >>> [window_epochs(planned) for planned in (5, 20, 100)]
-        [4, 6, 20]
-    """
-    return min(max(round(0.3 * max_epochs), 4), 20)
-
-
-def warmup_epochs(trace: Trace) -> int:
-    """Leading epochs with a rising learning rate, or as many as were declared."""
-    planned = trace.header.planned_learning_rates
-    if len(planned) > trace.epoch:  # from the start of the first epoch on
-        rising = _leading_rises(np.array(planned[: trace.epoch + 1]))
-    else:
-        # The rate at the start is not known: a rise shows in the second epoch.
-        rising = _leading_rises(trace.scalar("learning_rate"))
-        rising += rising > 0
-    return max(rising, trace.header.warmup_epochs)
-
-
-def _leading_rises(rates: np.ndarray) -> int:
-    rises = np.diff(rates) > 0
-    return len(rises) if rises.all() else int(np.argmin(rises))
-
-
-def warming_up(trace: Trace) -> bool:
-    """Whether the learning rate has only been rising up to the last epoch."""
-    return trace.epoch <= warmup_epochs(trace)
-
-
-def rise_ahead(trace: Trace) -> bool:
-    """Whether the schedule will raise the learning rate after the last epoch."""
-    ahead = np.array(trace.header.planned_learning_rates[trace.epoch :])
-    return len(ahead) > 1 and bool(np.any(np.diff(ahead) > 0))
-
-
-def losses(trace: Trace) -> np.ndarray:
-    """Training losses from the first batch on: l0, l1 .. ln, [T + 1].
-
-    Weight penalties are taken off where they are known, so that a shrinking
-    penalty does not look like progress. l0 is `nan` when it is unknown.
-    """
-    penalties = np.nan_to_num(trace.scalar("regularization"))
-    first = trace.scalar("first_batch_loss")[:1]
-    if np.any(penalties[:1] > 0):
-        first = first - trace.scalar("first_regularization")[:1]
-    return np.concatenate([first, trace.scalar("loss") - penalties])
-
-
-def loss_scale(values: np.ndarray) -> float:
-    """D, the largest magnitude of the losses so far."""
-    known = values[~np.isnan(values)]
-    return float(np.max(np.abs(known))) if len(known) else math.nan
-
-
-def progress(trace: Trace) -> float:
-    """Share of the loss scale by which the training loss has fallen so far.
-
-    1 for a loss that is negligible from the start: nothing is left to learn; and for
-    a training that was resumed: it was found worth going on with.
-    """
-    if trace.header.initial_epoch > 0:
-        return 1.0
-    values = losses(trace)
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return math.nan
-    scale = loss_scale(known)
-    if scale < NEGLIGIBLE_LOSS:
-        return 1.0
-    return float((known[0] - np.min(known)) / scale)
-
-
-def learned(trace: Trace, guard: float) -> bool:
-    """Whether a training is spared for its progress, or because that is unknown.
-
-    Args:
-        trace: all that is known of it.
-        guard: share of the loss scale; `inf` spares nothing.
-    """
-    return guard != math.inf and not progress(trace) < guard

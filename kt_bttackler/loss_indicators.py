@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 import numpy as np
 
-from kt_bttackler.indicators import (
+from kt_bttackler.course import (
     NEGLIGIBLE_LOSS,
-    QualityIndicator,
+    brief_epochs,
     loss_scale,
     losses,
+    rate_rose,
     rise_ahead,
+    settling_epochs,
+    stalled,
     warmup_epochs,
     window_epochs,
 )
+from kt_bttackler.indicators import QualityIndicator
 from kt_bttackler.trace import Trace
 
 
@@ -24,13 +29,24 @@ class PassiveLossChanges(QualityIndicator):
     """PLC: the training loss does not move.
 
     Measures the mean |change| of the training loss from epoch to epoch, from the
-    first batch on, per D, the largest |loss| so far. Needs two changes. Not while
-    the learning rate warms up or is still scheduled to rise.
+    first batch on, per D, the largest |loss| so far. Needs two changes, and 5 % of the
+    plan to lie behind: long plans are for slow starters. Not while the learning rate
+    warms up or is still scheduled to rise.
+
+    With `gap="median"` an explosion no longer hides a flat curve: the median |change|
+    per |l0|, over steps of 5 % of the plan (at least an epoch), so that long trainings
+    are not asked to hurry. A curve that fell at once and has been flat since is flat,
+    too: `progress_guard` spares it, as its median loss lies below l0. And the training
+    must have stalled: two epochs, after the first 5 % of the plan, in which the loss
+    had not fallen by 5 % within the last 10 % of the plan (at least two epochs).
 
     Do not use on losses with a large constant offset.
 
     Attributes:
-        threshold: share of D, 1e-3.
+        threshold: share of D, 1e-3; of |l0| with `gap="median"`.
+        gap: "mean" or "median".
+        progress_guard: with `gap="median"`, share of |l0|; a net whose losses lie this
+            far below l0 is not stopped. `inf` switches the guard off.
 
     Example:
         >>> from kt_bttackler.trace import Header, Record, Trace
@@ -65,22 +81,53 @@ class PassiveLossChanges(QualityIndicator):
     stage = "early"
     min_epochs = 2
     threshold: float = 1e-3
+    gap: Literal["mean", "median"] = "mean"
+    progress_guard: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gap not in ("mean", "median"):
+            raise ValueError(f"`gap` must be 'mean' or 'median', got {self.gap!r}.")
 
     def applies(self, trace: Trace) -> bool:
         """In the early stage, unless the learning rate is still to rise."""
-        return super().applies(trace) and not rise_ahead(trace)
+        planned = trace.max_epochs
+        hasty = planned is not None and trace.epoch <= settling_epochs(planned)
+        if not super().applies(trace) or hasty or rise_ahead(trace):
+            return False
+        return self.gap == "mean" or not self._spared(trace)
 
     def measure(self, trace: Trace) -> float:
-        """Mean |change| per D over at least two changes; `nan` before."""
-        # What is flat while the rate warms up says nothing.
-        values = losses(trace)[warmup_epochs(trace) :]
-        values = values[1:] if np.isnan(values[:1]).any() else values
+        """Mean |change| per D, or median per |l0|; `nan` before two changes."""
+        values = self._values(trace)
         if len(values) < 3 or not np.all(np.isfinite(values)):
             return math.nan
-        scale = loss_scale(values)
-        if scale < NEGLIGIBLE_LOSS:
-            return math.nan
-        return float(np.mean(np.abs(np.diff(values)))) / scale
+        if self.gap == "mean":
+            scale, gap = loss_scale(values), float(np.mean(np.abs(np.diff(values))))
+        else:
+            steps = values[:: -settling_epochs(trace.max_epochs)]
+            if len(steps) < 3:
+                return math.nan
+            scale, gap = abs(values[0]), float(np.median(np.abs(np.diff(steps))))
+        return math.nan if scale < NEGLIGIBLE_LOSS else float(gap / scale)
+
+    def explain(self, trace: Trace, value: float) -> str:
+        """Says which gap was measured."""
+        return f"{self.gap} change of the loss"
+
+    def _values(self, trace: Trace) -> np.ndarray:
+        # What is flat while the rate warms up says nothing.
+        values = losses(trace)[warmup_epochs(trace) :]
+        return values[1:] if np.isnan(values[:1]).any() else values
+
+    def _spared(self, trace: Trace) -> bool:
+        if self.progress_guard == math.inf:
+            return False
+        values = self._values(trace)
+        if len(values) < 2 or not stalled(trace, brief_epochs(trace.max_epochs)):
+            return True
+        fall = float(values[0] - np.median(values[1:]))
+        return not fall < self.progress_guard * abs(float(values[0]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +171,7 @@ class UnexpectedLossChanges(QualityIndicator):
         """Spread of the window where it rises, 0 where not; `nan` before."""
         window = _window(trace, "loss")
         resumed = trace.header.initial_epoch > 0
-        if window is None or resumed or _rate_rose(trace, len(window)):
+        if window is None or resumed or rate_rose(trace, len(window)):
             return math.nan
         scale = max(float(np.mean(np.abs(window))), 0.1 * loss_scale(losses(trace)))
         if scale < NEGLIGIBLE_LOSS:
@@ -203,11 +250,6 @@ def _window(trace: Trace, name: str) -> np.ndarray | None:
     if len(values) < length or not np.all(np.isfinite(values)):
         return None
     return values
-
-
-def _rate_rose(trace: Trace, length: int) -> bool:
-    rates = trace.scalar("learning_rate")[-length:]
-    return bool(np.any(np.diff(rates) > 0))
 
 
 def _objective_gained(trace: Trace, length: int) -> bool | None:

@@ -1,23 +1,25 @@
-"""The probe: a small fixed batch, and what the activations make of it.
+"""The probe: a small fixed batch, and what a model makes of it.
 
 BTTackler (KDD'24), section 4.2, asks for the share of neurons that are never active.
 Once per epoch one batch goes through the model, eagerly and with `training=False`, and
-the outputs of its non-linear activations are collected on the way.
+the outputs of its non-linear activations are collected on the way, and its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
 
 from kt_bttackler.graph import named_layers, sublayers
-from kt_bttackler.step_recorder import KEPT_ROWS, StepRecorder, as_array, replaced
+from kt_bttackler.step_recorder import as_array, replaced
 from kt_bttackler.taps import as_tensors, untouched_state
 
 # Activations whose saturated units differ from a constant by next to nothing.
@@ -28,6 +30,7 @@ _ACTIVATION_LAYERS = {
     keras.layers.LeakyReLU: "leaky_relu",
     keras.layers.PReLU: "prelu",
     keras.layers.ELU: "elu",
+    keras.layers.Softmax: "softmax",
 }
 # Operations of functional models (`keras.ops.relu(x)`) by the name of their class.
 _ACTIVATION_OPERATIONS = {
@@ -38,6 +41,8 @@ _ACTIVATION_OPERATIONS = {
     "hardsilu": "hard_silu",
     "hardtanh": "hard_tanh",
     "logsigmoid": "log_sigmoid",
+    "softmax": "softmax",
+    "logsoftmax": "log_softmax",
 }
 
 
@@ -56,47 +61,35 @@ class ActivationInfo:
     bounded: bool
 
 
-class BatchKeeper:
-    """Keeps a training batch as it passes through `model.train_step`.
+@dataclass(frozen=True)
+class Head:
+    """What makes one output of a model.
 
-    No second iterator touches the data: even a peek would move the order of a seeded
-    shuffle. Read it in the first `on_train_batch_end` to get the first batch.
+    Attributes:
+        activation: Name of the last function ("linear" where there is none), None
+            when unknown.
+        units: Extent of the last axis, None for a scalar.
     """
 
-    def __init__(self) -> None:
-        self._recorder: StepRecorder | None = None
-        self._steps = 0
-        self._batch: tuple[Any, Any, Any] | None = None
+    activation: str | None
+    units: int | None
 
-    def install(self, model: keras.Model) -> None:
-        """Watch a model whose training begins; call it in `on_train_begin`."""
-        self._recorder = StepRecorder.of(model)
-        self._recorder.record(model, "batch")
-        self._steps = self._recorder.steps()
 
-    def batch(self) -> tuple[Any, Any, Any] | None:
-        """The batch that had just been trained on when this was first called.
+@dataclass(frozen=True)
+class Reading:
+    """What a model made of the batch.
 
-        Returns:
-            Inputs, targets and sample weights (None where there are none), as arrays
-            of at most 128 rows. None if no step was run yet or the data cannot be kept:
-            ragged and sparse tensors, shapes unknown to XLA.
-        """
-        if self._batch is None and self._recorder is not None:
-            if self._recorder.steps() > self._steps:
-                batch = self._recorder.batch()
-                if batch is not None:
-                    first = keras.tree.map_structure(_first_rows, batch)
-                    self._batch = keras.utils.unpack_x_y_sample_weight(first)
-        return self._batch
+    Attributes:
+        activations: Per observed layer its output, of shape [rows, ..., units].
+        outputs: The outputs of the model, of shape [rows, ..., units].
+    """
 
-    def restore(self) -> None:
-        """Let go of the model; a batch that was read stays."""
-        self._recorder = None
+    activations: list[np.ndarray]
+    outputs: list[np.ndarray]
 
 
 class ActivationProbe:
-    """Outputs of a model's non-linear activations for one fixed batch.
+    """Outputs of a model and of its non-linear activations for one fixed batch.
 
     Observed are layers with a non-linear activation of their own, activation layers
     and operations, and the outputs of RNNs; not the layers that make the model's
@@ -114,19 +107,36 @@ class ActivationProbe:
         self._model = model
         self._x = as_tensors(x)
         self._observed: list[tuple[ActivationInfo, keras.Operation]] | None = None
+        self._heads: tuple[Head, ...] = ()
+        self._first_inputs: list[np.ndarray] = []
 
     @property
     def layers(self) -> tuple[ActivationInfo, ...]:
         """The observed layers in the order of their first call."""
-        if self._observed is None:
-            self.run()
+        self._met()
         return tuple(info for info, _ in self._observed or ())
 
-    def run(self) -> list[np.ndarray]:
-        """One eager forward pass with `training=False`.
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """What makes each output of the model."""
+        self._met()
+        return self._heads
 
-        Returns:
-            Per observed layer its output, of shape [rows, ..., units].
+    @property
+    def first_inputs(self) -> list[np.ndarray]:
+        """What the first layer with a kernel was given when the probe first ran.
+
+        That is the data as the weights see it, after rescaling or normalising layers.
+        """
+        self._met()
+        return self._first_inputs
+
+    def _met(self) -> None:
+        if self._observed is None:
+            self.run()
+
+    def run(self) -> Reading:
+        """One eager forward pass with `training=False`.
 
         Raises:
             Exception: Whatever the model raises on these inputs.
@@ -136,13 +146,15 @@ class ActivationProbe:
             candidates = _operations(self._model)
             calls, outputs = self._forward([operation for _, operation in candidates])
             self._observed = _select(candidates, calls, outputs)
+            self._heads = tuple(_head(calls, output) for output in outputs)
+            self._first_inputs = _first_inputs(calls)
         else:
-            calls, _ = self._forward([operation for _, operation in self._observed])
-        results = []
+            calls, outputs = self._forward([each for _, each in self._observed])
+        activations = []
         for _, operation in self._observed:
             found = [call for call in calls if call.operation is operation]
-            results.append(_joined([_units_last(call) for call in found]))
-        return results
+            activations.append(_joined([_units_last(call) for call in found]))
+        return Reading(activations, [as_array(output) for output in outputs])
 
     def _forward(
         self, operations: list[keras.Operation]
@@ -151,11 +163,28 @@ class ActivationProbe:
         calls: list[_Call] = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(untouched_state(self._model))
+            stack.enter_context(_untouched_draws())
             for operation in operations:
                 noting = _noting(operation, calls)
                 stack.enter_context(replaced(operation, "call", noting))
             outputs = self._model(self._x, training=False)
         return calls, keras.tree.flatten(outputs)
+
+
+@contextlib.contextmanager
+def _untouched_draws() -> Iterator[None]:
+    """Keeps layers that draw without a seed from moving the draws of the training."""
+    # Private: the generator that Keras makes, from Python's, when it is first needed.
+    name = "global_seed_generator"
+    generator, states = global_state.get_global_attribute(name), random.getstate()
+    value = None if generator is None else generator.state.numpy()
+    try:
+        yield
+    finally:
+        random.setstate(states)
+        global_state.set_global_attribute(name, generator)
+        if generator is not None and np.any(generator.state.numpy() != value):
+            generator.state.assign(value)
 
 
 @dataclass(frozen=True)
@@ -165,43 +194,6 @@ class _Call:
     operation: keras.Operation
     inputs: list[Any]
     outputs: list[Any]
-
-
-def slice_rows(x: Any, rows: int = KEPT_ROWS) -> Any:
-    """Evenly spaced rows of data in memory.
-
-    Args:
-        x: Array, tensor, or list, tuple or dict of them, with equal numbers of rows.
-        rows: How many rows to take at most.
-
-    Returns:
-        Arrays in the structure of `x`; None if `x` is no data in memory.
-    """
-    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
-    if not leaves or not all(_in_memory(leaf) for leaf in leaves):
-        return None
-    lengths = {len(leaf) for leaf in leaves}
-    if len(lengths) != 1 or 0 in lengths:
-        return None
-    length = lengths.pop()
-    chosen = np.linspace(0, length - 1, min(rows, length)).round().astype(np.int64)
-
-    def take(leaf: Any) -> Any:
-        if leaf is None or isinstance(leaf, np.ndarray):
-            return None if leaf is None else leaf[chosen]
-        return keras.ops.convert_to_numpy(keras.ops.take(leaf, chosen, axis=0))
-
-    return keras.tree.map_structure(take, x)
-
-
-def _in_memory(leaf: Any) -> bool:
-    return (isinstance(leaf, np.ndarray) or keras.ops.is_tensor(leaf)) and (
-        len(leaf.shape) > 0
-    )
-
-
-def _first_rows(leaf: np.ndarray | None) -> np.ndarray | None:
-    return None if leaf is None else leaf[:KEPT_ROWS].copy()
 
 
 def _operations(model: keras.Model) -> list[tuple[str, keras.Operation]]:
@@ -290,6 +282,53 @@ def _makers(calls: list[_Call], outputs: list[Any]) -> set[int]:
             # A cast in between hides the source: then it is the call before.
             pending += sources[number] or {number - 1}
     return {id(calls[number].operation) for number in found}
+
+
+def _head(calls: list[_Call], output: Any) -> Head:
+    """The function that makes an output, behind whatever only reshapes it."""
+    units = int(output.shape[-1]) if len(output.shape) > 1 else None
+    tensor = output
+    for call in reversed(calls):
+        if not any(each is tensor for each in call.outputs):
+            continue
+        operation = call.operation
+        activation = _activation(operation)
+        if activation not in (None, "linear"):
+            return Head(activation, units)
+        if getattr(operation, "weights", ()):
+            # A layer without an activation to ask for may apply one all the same.
+            return Head(activation, units)
+        tensors = [each for each in call.inputs if keras.ops.is_tensor(each)]
+        if len(tensors) != 1:
+            return Head(None, units)
+        tensor = tensors[0]
+    return Head(None, units)
+
+
+def _first_inputs(calls: list[_Call]) -> list[np.ndarray]:
+    """Floating-point inputs of the first layer that has a kernel.
+
+    Layers that are fed by an embedding do not count: that is no data. Behind a batch
+    normalisation these are not what the layer is given in training.
+    """
+    embedded: set[int] = set()
+    for call in calls:
+        tensors = [each for each in call.inputs if keras.ops.is_tensor(each)]
+        embeds = isinstance(call.operation, keras.layers.Embedding)
+        if embeds or any(id(each) in embedded for each in tensors):
+            embedded.update(id(each) for each in call.outputs)
+            continue
+        if isinstance(call.operation, keras.layers.BatchNormalization):
+            return []
+        if isinstance(call.operation, keras.layers.Normalization):
+            continue
+        if any(len(w.shape) > 1 for w in getattr(call.operation, "weights", ())):
+            return [
+                as_array(each)
+                for each in tensors[:1]
+                if keras.backend.is_float_dtype(each.dtype)
+            ]
+    return []
 
 
 def _units_last(call: _Call) -> np.ndarray:

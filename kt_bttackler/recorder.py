@@ -13,27 +13,17 @@ from concurrent.futures import Future
 from typing import Any
 
 import keras
-import numpy as np
 
-from kt_bttackler import graph, probe, taps
+from kt_bttackler import blueprint, graph, taps, weight_meter
 from kt_bttackler.fuses import Fuses
-from kt_bttackler.gradient_meter import (
-    Columns,
-    GradientMeter,
-    rounded,
-    weight_columns,
-)
+from kt_bttackler.gradient_meter import Columns, GradientMeter, weight_columns
+from kt_bttackler.probe_meter import ProbeMeter
 from kt_bttackler.trace import Record
+from kt_bttackler.weight_meter import WeightMeter
 from kt_bttackler.worker import Worker
 
 # Above this number of parameters statistics are computed beside the training.
 LARGE_MODEL = 1_000_000
-PROBED_EPOCHS = 3
-PROBE_SHARE = 0.005
-# A unit of a saturating activation is constant within this range, of another one
-# within this share of its largest magnitude.
-SATURATED_RANGE = 1e-3
-CONSTANT_SHARE = 1e-6
 
 
 class Recorder:
@@ -57,21 +47,26 @@ class Recorder:
         fuses: Fuses,
         worker: Worker,
     ) -> None:
-        groups = {name.partition("/")[0] for name in needs if "/" in name}
+        self._needs = frozenset(needs)
+        groups = {name.partition("/")[0] for name in self._needs if "/" in name}
         self._model = model
         self._fuses = fuses
         self._worker = worker
         self._wants_gradients = bool(groups & {"step_gradient", "gradient", "weight"})
-        self._wants_activations = "activation" in groups
+        self._wants_updates = "update" in groups or bool(
+            self._needs & {"weight/initial_symmetric", "weight/initial_finite"}
+        )
+        self._wants_structure = "model" in groups
         self._tap_name = tap
-        labelled = isinstance(probe_data, tuple) and len(probe_data) > 1
-        self._batch: Any = probe_data if labelled else None  # x, y and maybe weights
-        self._x = probe_data[0] if labelled else probe_data
-        self._keeper: probe.BatchKeeper | None = None
+        self._probe = ProbeMeter(
+            model,
+            self._needs,
+            probe_data,
+            wants_batch=self._wants_gradients and tap == "probe",
+        )
         self._meter: GradientMeter | None = None
-        self._probe: probe.ActivationProbe | None = None
-        self._probes = 0
-        self._probe_seconds = 0.0
+        self._weights: WeightMeter | None = None
+        self._initial: Columns = {}
         self._graph = graph.ModelGraph((), (), ())
         self._steps = 0  # of the running epoch, so far
         self._steps_per_epoch: int | None = None
@@ -84,9 +79,9 @@ class Recorder:
         """Installs the taps; called in `on_train_begin`."""
         self._steps_per_epoch = steps_per_epoch
         self._started = time.perf_counter()
-        if self._needs_batch():
-            self._keeper = probe.BatchKeeper()
-            self._fuses("probe batch", self._keeper.install, self._model)
+        self._fuses("probe", self._probe.begin)
+        if self._wants_updates and blueprint.is_built(self._model):
+            self._fuses("weights", self._watch_weights)
         if self._wants_gradients and self._tap_name == "training":
             self._use(taps.TrainingTap())
         self._first = {"first_regularization": self._regularization()}
@@ -96,6 +91,9 @@ class Recorder:
         self._steps = 0
         if self._meter is not None:
             self._meter.begin_epoch(self._steps_per_epoch)
+        if self._weights is not None:
+            self._fuses("weights", self._weights.begin_epoch, self._steps_per_epoch)
+        self._fuses("labels", self._probe.begin_epoch, self._steps_per_epoch)
 
     def end_step(self, step: int, logs: Mapping[str, float]) -> bool:
         """Samples the gradients where it is their turn.
@@ -113,6 +111,9 @@ class Recorder:
             loss = logs.get("loss", math.nan) if step == 0 else math.nan
             self._first["first_batch_loss"] = loss
             self._meet_model()
+        self._fuses("labels", self._probe.end_step, step)
+        if self._weights is not None:
+            self._fuses("weights", self._weights.end_step, step)
         if self._meter is None:
             return True
         finite = self._fuses("gradient tap", self._meter.end_step, step)
@@ -141,10 +142,18 @@ class Recorder:
         if self._wants_gradients:
             weights = [v.numpy() for v in self._model.trainable_variables]
             parts.append(("weights", self._submit(weight_columns, weights)))
-        columns: Columns = {}
-        if self._wants_activations and not partial:
-            columns |= self._fuses("activation probe", self._activation_columns) or {}
-        scalars = dict(logs)
+        columns, scalars = dict(self._initial), dict(logs)
+        self._initial = {}
+        if not partial:
+            if self._weights is not None:
+                columns |= self._fuses("weights", self._weights.end_epoch) or {}
+            scalars |= self._fuses("labels", self._probe.end_labels) or {}
+            probed = self._fuses("probe", self._probe.end_epoch, self.seconds)
+            columns |= probed[0] if probed else {}
+            scalars |= probed[1] if probed else {}
+        # Keras numbers the last execution as if all of its steps had been run.
+        most = self._steps_per_epoch or self._steps
+        scalars["steps"] = float(min(self._steps, most))
         scalars["learning_rate"] = self._learning_rate()
         scalars["regularization"] = self._regularization()
         scalars |= self._first or {}
@@ -177,7 +186,7 @@ class Recorder:
 
     def end(self) -> None:
         """Lets go of the model; also after an exception."""
-        for part in (self._meter.tap if self._meter else None, self._keeper):
+        for part in (self._meter.tap if self._meter else None, self._probe):
             if part is not None:
                 self._fuses("restoring the model", part.restore)
 
@@ -199,38 +208,49 @@ class Recorder:
             "kernels": tuple(v.kernel for v in variables),
             "layers": self._graph.layers,
             "edges": self._graph.edges,
-            "activations": tuple(
-                layer.name for layer in (self._probe.layers if self._probe else ())
-            ),
+            **self._fuses("probe", self._probe.header_fields, otherwise={}),
+            **self._structure(),
             "gradients_clipped": _clips(self._model.optimizer),
             "loss_scaled": _scales_loss(self._model),
             "planned_learning_rates": self._planned_rates(planned_epochs),
             "stop_delay": int(self.large),
-            "unobserved": dict(self.unobserved),
+            "unobserved": self.unobserved | self._probe.unobserved,
         }
-
-    def _needs_batch(self) -> bool:
-        """Whether the first training batch is kept: for x, or for the labels."""
-        needs_x = self._wants_activations and self._x is None
-        return needs_x or (self._wants_gradients and self._tap_name == "probe")
 
     def _meet_model(self) -> None:
         """What can be asked after the first step only.
 
         A subclassed model may have had no variables before.
         """
-        if self._wants_gradients:
+        if self._wants_gradients or self._wants_structure:
             self._graph = self._fuses(
                 "model graph", graph.inspect_model, self._model, otherwise=self._graph
             )
             self.large = sum(v.size for v in self._graph.variables) > LARGE_MODEL
-        if self._keeper is not None:
-            batch = self._fuses("probe batch", self._keeper.batch)
-            if batch is not None:
-                self._batch = self._batch or batch
-                self._x = batch[0] if self._x is None else self._x
+        if self._wants_updates and self._weights is None:
+            self._fuses("weights", self._watch_weights)
+        self._fuses("probe", self._probe.end_first_step)
         if self._wants_gradients and self._tap_name == "probe":
             self._use_probe_tap("no probe data with labels")
+        if self._meter is not None and "gradient/initial_norm" in self._needs:
+            gradients = self._fuses("gradient tap", self._meter.tap.gradients) or []
+            norms = weight_meter.gradient_norms(gradients)
+            self._initial["gradient/initial_norm"] = norms
+
+    def _watch_weights(self) -> None:
+        """Looks at the weights before they move, or after their first step."""
+        variables = graph.inspect_model(self._model).variables
+        kernels = tuple(variable.kernel for variable in variables)
+        self._initial |= weight_meter.initial_columns(self._model, kernels)
+        self._weights = WeightMeter(self._model, kernels)
+
+    def _structure(self) -> dict[str, Any]:
+        if not self._wants_structure:
+            return {}
+        fields: dict[str, Any] = self._fuses(
+            "model graph", blueprint.structure, self._model, self._graph, otherwise={}
+        )
+        return fields
 
     def _use(self, tap: taps.GradientTap) -> None:
         per_epoch = isinstance(tap, taps.ProbeTap)
@@ -238,11 +258,12 @@ class Recorder:
         self._fuses("gradient tap", tap.install, self._model)
 
     def _use_probe_tap(self, otherwise: str) -> None:
-        if self._batch is None or self._batch[1] is None:
+        batch = self._probe.batch
+        if batch is None or batch[1] is None:
             self._meter = None
             self.unobserved["gradient"] = otherwise
         else:
-            self._use(taps.ProbeTap(*self._batch))
+            self._use(taps.ProbeTap(*batch))
 
     def _miss_gradients(self) -> None:
         """After a first epoch without gradients: takes the probe batch, or says why."""
@@ -267,29 +288,6 @@ class Recorder:
         except Exception as error:
             future.set_exception(error)
         return future
-
-    def _activation_columns(self) -> Columns:
-        spent = self._probe_seconds / max(self.seconds, 1e-9)
-        if self._probes >= PROBED_EPOCHS and spent >= PROBE_SHARE:
-            return {}
-        if self._x is None:
-            self.unobserved["activation"] = "no probe data"
-            return {}
-        started = time.perf_counter()
-        model_probe = self._probe or probe.ActivationProbe(self._model, self._x)
-        try:
-            outputs = model_probe.run()
-        except Exception as error:
-            self.unobserved["activation"] = f"the probe fails: {error}".splitlines()[0]
-            raise
-        self._probe = model_probe
-        ratios = [
-            constant_ratio(output, bounded=layer.bounded)
-            for layer, output in zip(model_probe.layers, outputs, strict=True)
-        ]
-        self._probes += 1
-        self._probe_seconds += time.perf_counter() - started
-        return {"activation/constant_ratio": rounded(ratios)}
 
     def _learning_rate(self) -> float:
         try:
@@ -328,30 +326,6 @@ class Recorder:
             return tuple(float(schedule(step)) for step in steps)
         except Exception:  # a schedule of the user's own, which foretells nothing
             return ()
-
-
-def constant_ratio(output: np.ndarray, *, bounded: bool) -> float:
-    """Share of the units whose output is the same for every row and position.
-
-    Args:
-        output: outputs of one layer, [rows, ..., units].
-        bounded: the activation saturates (sigmoid, tanh): nearly constant counts.
-
-    Example:
-        >>> constant_ratio(np.array([[0.0, 1.0], [0.0, 2.0]]), bounded=False)
-        0.5
-    """
-    units = np.asarray(output, np.float32).reshape(-1, output.shape[-1])
-    if len(units) < 2:
-        return math.nan
-    low, high = units.min(axis=0), units.max(axis=0)
-    tolerance = (
-        SATURATED_RANGE
-        if bounded
-        else CONSTANT_SHARE * (1 + np.maximum(np.abs(low), np.abs(high)))
-    )
-    with np.errstate(invalid="ignore"):
-        return float(np.mean(high - low <= tolerance))
 
 
 def _scales_loss(model: keras.Model) -> bool:

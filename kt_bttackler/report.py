@@ -8,7 +8,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kt_bttackler.diagnosis import known_indicators
+from kt_bttackler.catalog import known_indicators
+from kt_bttackler.regions import regions
 from kt_bttackler.study import Study, TrialFacts
 
 WIDTH = 99
@@ -26,6 +27,7 @@ def as_text(study: Study) -> str:
     parts = [
         _table([_cells(trial) for trial in study.trials]),
         _reasons(study.trials),
+        _regions(study.trials),
         _advice(study.trials),
         _totals(study),
     ]
@@ -93,6 +95,11 @@ def _sentence(trial: TrialFacts) -> str:
     if trial.benign:
         sentence += "; benign, its best score counts"
     return sentence
+
+
+def _regions(trials: Sequence[TrialFacts]) -> str:
+    lines = [_wrapped(str(region), "") for region in regions(trials)]
+    return "\n".join(["Where it happens", *lines]) if lines else ""
 
 
 def _advice(trials: Sequence[TrialFacts]) -> str:

@@ -131,11 +131,8 @@ def _facts(folder: pathlib.Path, all_traces: _Traces, executions: int) -> TrialF
 
 def _planned(trace: Trace, values: Mapping[str, Any]) -> int | None:
     """Epochs that this training was to run."""
-    if "tuner/epochs" in values:  # Hyperband
-        return int(values["tuner/epochs"]) - int(values.get("tuner/initial_epoch", 0))
-    if trace.max_epochs is None:
-        return None
-    return trace.max_epochs - trace.header.initial_epoch
+    last = values.get("tuner/epochs", trace.max_epochs)  # Hyperband has rungs
+    return None if last is None else int(last) - trace.header.initial_epoch
 
 
 def _seconds(trace: Trace) -> float:
@@ -165,7 +162,8 @@ def _mean_later_epoch(traces: Iterable[Trace]) -> float | None:
 def _causes(verdict: Verdict | None) -> tuple[str, ...]:
     if verdict is None:
         return ()
-    found = [verdict.cause, *(finding.indicator for finding in verdict.findings)]
+    grounds = [each.indicator for each in verdict.findings if not each.warning]
+    found = [verdict.cause, *grounds]
     return tuple(dict.fromkeys(cause for cause in found if cause is not None))
 
 

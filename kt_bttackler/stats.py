@@ -149,17 +149,27 @@ def sample(tensor: np.ndarray) -> tuple[float, float, float, float]:
         (2.0, 4.0, 0.25, 0.0)
     """
     flat, dtype = _flatten(tensor)
-    minimum, maximum, finite = _extremes(flat, dtype)
-    if math.isnan(minimum):
-        return math.nan, math.nan, math.nan, float(finite)
-    count, zero, total = 0, 0, 0.0
+    count, zero, total, abs_max, finite = 0, 0, 0.0, math.nan, True
     with np.errstate(over="ignore"):
-        for chunk in _chunks(flat, dtype, finite):
+        for start in range(0, flat.size, _SUM_CHUNK):
+            chunk = flat[start : start + _SUM_CHUNK].astype(dtype, copy=False)
             magnitude = np.abs(chunk)
+            largest = float(magnitude.max())  # nan if there is one
+            if not math.isfinite(largest):
+                finite = False
+                magnitude = magnitude[np.isfinite(magnitude)]
+                if not magnitude.size:
+                    continue
+                largest = float(magnitude.max())
             count += magnitude.size
+            # Faster than to count the elements of a float array that are not zero.
             zero += int(np.count_nonzero(magnitude == 0))
-            total += float(magnitude.sum(dtype=np.float64))
-    abs_max = max(abs(minimum), abs(maximum))
+            # `einsum` sums float64 twice as fast as `sum`; of at most a chunk, its
+            # rounding stays below 1e-11.
+            total += float(np.einsum("i->", magnitude.astype(np.float64, copy=False)))
+            abs_max = largest if math.isnan(abs_max) else max(abs_max, largest)
+    if not count:
+        return math.nan, math.nan, math.nan, float(finite)
     return min(total / count, abs_max), abs_max, zero / count, float(finite)
 
 

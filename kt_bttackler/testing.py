@@ -1,4 +1,4 @@
-"""Contracts of indicators and rules, for this package's tests and for yours.
+"""Contracts of indicators, rules and oracles, for this package's tests and for yours.
 
 ```python
 from kt_bttackler.testing import check_indicator
@@ -14,7 +14,8 @@ import copy
 import dataclasses
 import math
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from kt_bttackler.diagnosis import Diagnosis
 from kt_bttackler.indicators import Finding, QualityIndicator
@@ -106,6 +107,36 @@ def check_rule(rule: Rule) -> None:
             assert isinstance(finding, Finding), f"{name} gives no findings"
         assert NeverStop()(forward, trace, peers) == ()
     assert rule.lookback >= 1, f"{name} looks at no epoch"
+
+
+def check_oracle(make_oracle: Callable[..., Any]) -> None:
+    """Asserts what every oracle that understands diagnosed trials promises.
+
+    Values are inside the space, conditional scopes included; the same seed gives the
+    same sequence; a search that is killed in every trial and resumed goes on with the
+    same sequence; diagnosed trials never end a search, whatever their last values are,
+    and are never reported before a completed one; the state is strict JSON, but for
+    metrics that are not finite.
+
+    Args:
+        make_oracle: makes an oracle, with the arguments `objective`,
+            `hyperparameters` and `seed`. It must allow at least 8 trials. What the
+            oracle does after its initial points is checked if these are fewer.
+
+    Raises:
+        AssertionError: a promise is broken.
+
+    Example:
+        >>> import kt_bttackler as ktb
+        >>> check_oracle(ktb.oracles.RandomSearchOracle)
+    """
+    # Not above: indicators and rules are checked without KerasTuner.
+    from kt_bttackler.oracles import contract
+
+    sequence = contract.check_values(make_oracle)
+    contract.check_resuming(make_oracle, sequence)
+    contract.check_diagnosed(make_oracle)
+    contract.check_files(make_oracle)
 
 
 def _fired(indicator: QualityIndicator, trace: Trace) -> list[Finding | None]:

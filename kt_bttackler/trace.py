@@ -60,6 +60,14 @@ class Header:
             statistics are computed beside the training of the next epoch.
         unobserved: group of statistics to the reason why it is missing, such as
             `{"activation": "no probe data"}`.
+        outputs: what was known of each output of the model before training, see
+            `kt_bttackler.blueprint.outputs`; empty when nothing asked for it.
+        inputs: what the probe rows look like, see `kt_bttackler.blueprint.inputs`.
+        dropout_rates: rate of each dropout layer.
+        linear_pairs: pairs of dense layers, the second fed by the first with nothing
+            non-linear between them.
+        adaptive_optimizer: the optimizer scales each step by past gradients.
+        half_precision: a layer computes in float16.
     """
 
     trial_id: str | None = None
@@ -83,6 +91,12 @@ class Header:
     planned_learning_rates: tuple[float, ...] = ()
     stop_delay: int = 0
     unobserved: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    outputs: tuple[Mapping[str, Any], ...] = ()
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dropout_rates: tuple[float, ...] = ()
+    linear_pairs: tuple[tuple[str, str], ...] = ()
+    adaptive_optimizer: bool = False
+    half_precision: bool = False
 
     @functools.cached_property
     def kernel_shares(self) -> np.ndarray:

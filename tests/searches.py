@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
 import keras_tuner
+import pytest
 
 from kt_bttackler import channel, oracles
 from kt_bttackler.diagnosis import Verdict
@@ -60,6 +62,66 @@ def search(
     return [oracle.trials[trial_id] for trial_id in oracle.start_order]
 
 
+def search_in_parallel(
+    oracle: keras_tuner.Oracle,
+    script: Script,
+    folder: Any,
+    workers: int = 4,
+    seed: int = 0,
+) -> list[Any]:
+    """Runs a search of several workers, whose trials end in a random order.
+
+    A trial whose outcome is None has failed.
+    """
+    ScriptedTuner(oracle, script, directory=folder, project_name="p")
+    oracle.verbose = 0
+    dice = random.Random(seed)
+    idle, running = {f"worker{number}" for number in range(workers)}, {}
+    while idle or running:
+        for name in sorted(idle):
+            trial = oracle.create_trial(name)
+            if trial.status != "IDLE":
+                idle.remove(name)
+            if trial.status == "RUNNING":
+                running[name] = trial
+        assert running or not idle, "everybody waits for nobody"
+        if running:
+            name = dice.choice(sorted(running))
+            end(oracle, running.pop(name), script)
+            idle.add(name)
+    return [oracle.trials[trial_id] for trial_id in oracle.start_order]
+
+
+def end(oracle: keras_tuner.Oracle, trial: Any, script: Script) -> None:
+    """Ends a trial as a tuner does, with the outcome that the script gives it."""
+    outcome = script(trial)
+    if outcome is not None:
+        oracle.update_trial(trial.trial_id, outcome)
+    trial.status = "INVALID" if outcome is None else "COMPLETED"
+    oracle.end_trial(trial)
+
+
+class _Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def killed_and_resumed(
+    make: Callable[[], Any], script: Script, killed_in: int, folder: Any
+) -> list[Any]:
+    """The trials of a search whose process ends in a trial and is started again."""
+    started = []
+
+    def until_killed(trial: Any) -> Any:
+        started.append(trial)
+        if len(started) > killed_in:
+            raise _Killed
+        return script(trial)
+
+    with pytest.raises(_Killed):
+        search(make(), until_killed, folder)
+    return search(make(), script, folder)
+
+
 def statuses(trials: list[Any]) -> list[str]:
     """Statuses of trials."""
     return [trial.status for trial in trials]
@@ -85,6 +147,11 @@ def hyperband_oracle(**kwargs: Any) -> Any:
     return oracles.HyperbandOracle("val_loss", seed=1, **kwargs)
 
 
+def halving_oracle(**kwargs: Any) -> Any:
+    defaults = {"max_epochs": 9, "hyperparameters": space("lr"), "seed": 1}
+    return oracles.SuccessiveHalvingOracle("val_loss", **(defaults | kwargs))
+
+
 def in_turn(*outcomes: Any) -> Any:
     """A script in which the n-th trial has the n-th outcome; the last one repeats."""
     left = list(outcomes)
@@ -101,3 +168,10 @@ def rounds(trials: list[Any]) -> dict[tuple[int, int], int]:
     return dict(
         collections.Counter((v["tuner/bracket"], v["tuner/round"]) for v in values)
     )
+
+
+def promoted(trials: list[Any]) -> set[str]:
+    """Ids of the trials that others went on with."""
+    return {trial.hyperparameters.values.get("tuner/trial_id") for trial in trials} - {
+        None
+    }

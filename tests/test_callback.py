@@ -22,10 +22,10 @@ from kt_bttackler import (
     TraceStore,
     files,
 )
-from kt_bttackler.diagnosis import PRESETS
 from kt_bttackler.gradient_meter import SampledSteps
-from kt_bttackler.recorder import constant_ratio
+from kt_bttackler.presets import PRESETS
 from kt_bttackler.rules import Rule
+from kt_bttackler.unit_stats import constant_ratio
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(70, 6)).astype("float32")
@@ -363,7 +363,7 @@ class StumblingRule(Rule):
         (lambda p: DiagnosisCallback(log_dir=p / "file"), "TensorBoard is off"),
         (
             lambda p: DiagnosisCallback(probe_data=np.zeros((4, 3))),
-            "activation probe is off",
+            "probe is off",
         ),
     ],
 )

@@ -90,6 +90,17 @@ def test_mistakes_are_one_line_and_exit_code_2_without_tensorflow(tmp_path):
     assert errors[8].endswith("missing.npz cannot be read: No such file or directory.")
 
 
+def test_a_tuner_that_is_not_installed_is_told_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for tuner, library in (("tpe", "optuna"), ("smac", "smac")):
+        assert cli.main(["demo", "--tuner", tuner]) == 2
+        complaint = capsys.readouterr().err
+        assert f"--tuner {tuner} needs {library}: pip install" in complaint
+        assert complaint.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_version_and_help_say_so(capsys):
     for option, expected in (("--version", kt_bttackler.__version__), ("-h", "demo")):
         with pytest.raises(SystemExit) as stop:
@@ -234,14 +245,15 @@ def test_every_tuner_searches_features_and_images(tmp_path):
     npz(tmp_path / "images.npz")
     commands = [
         ["demo", *TINY, "--tuner", tuner, "--json", f"{tuner}.json"]
-        for tuner in ("grid", "bayesian", "hyperband")
+        for tuner in ("grid", "bayesian", "tpe", "smac", "hyperband")
     ]
     commands[0] += ["--data", "images.npz", "--directory", "other"]
     codes, _, _, errors = in_fresh_process(tmp_path, *commands)
-    assert codes == [0, 0, 0]
+    assert codes == [0] * len(commands)
     assert errors == []
+    expected = {"grid": 3, "bayesian": 3, "tpe": 3, "smac": 3}
     # The whole schedule of Hyperband with two epochs is two trials.
-    for tuner, trials in (("grid", 3), ("bayesian", 3), ("hyperband", 2)):
+    for tuner, trials in (expected | {"hyperband": 2}).items():
         facts = files.loads((tmp_path / f"{tuner}.json").read_text())
         assert facts["search"]["tuner"] == tuner
         assert len(facts["trials"]) == trials

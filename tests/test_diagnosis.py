@@ -5,8 +5,9 @@ import pytest
 import specimens
 
 from kt_bttackler import channel
-from kt_bttackler.diagnosis import PRESETS, Diagnosis, Verdict
+from kt_bttackler.diagnosis import Diagnosis, Verdict
 from kt_bttackler.indicators import Finding, QualityIndicator
+from kt_bttackler.presets import PRESETS
 from kt_bttackler.rules import AnyFinding, NeverStop
 from kt_bttackler.trace import Header, Record, Trace
 
@@ -33,7 +34,7 @@ class EveryEpoch(QualityIndicator):
 def test_presets_hold_the_seven_and_survive_json(preset):
     diagnosis = Diagnosis(preset)
     ids = [indicator.id for indicator in diagnosis.indicators]
-    assert ids == ["AGV", "EAG", "ERG", "PLC", "LAR", "ULC", "NMG"]
+    assert {"AGV", "EAG", "ERG", "PLC", "LAR", "ULC", "NMG"} <= set(ids)
     assert Diagnosis.from_json(diagnosis.to_json()) == diagnosis
     json.loads(diagnosis.to_json(), parse_constant=lambda name: pytest.fail(name))
 

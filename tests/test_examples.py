@@ -16,6 +16,7 @@ PRINTED = {
     ],
     "02_search_with_diagnosis": ["STOPPED", "Best: trial"],
     "03_write_an_indicator": ["VLB at epoch "],
+    "04_learn_an_indicator": ["area under the ROC curve", "LEARNED at epoch 3"],
 }
 
 
@@ -44,6 +45,7 @@ def test_example_runs(path, tmp_path):
     [
         "arms.py --trials 2 --epochs 2 --rows 100",
         "overhead.py --smoke --models tabular",
+        "oracles.py --smoke",
     ],
 )
 def test_benchmark_runs(command, tmp_path):

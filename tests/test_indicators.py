@@ -6,8 +6,11 @@ import reference
 import specimens
 from specimens import STUCK, learning, trace
 
-from kt_bttackler.diagnosis import PRESETS, SEVEN, Diagnosis
-from kt_bttackler.indicators import QualityIndicator, window_epochs
+from kt_bttackler.catalog import SEVEN
+from kt_bttackler.course import window_epochs
+from kt_bttackler.diagnosis import Diagnosis
+from kt_bttackler.indicators import QualityIndicator
+from kt_bttackler.presets import PRESETS
 from kt_bttackler.testing import check_indicator, same_number
 from kt_bttackler.trace import Record, Trace
 

@@ -5,12 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kt_bttackler.probe import (
-    ActivationInfo,
-    ActivationProbe,
-    BatchKeeper,
-    slice_rows,
-)
+from kt_bttackler.probe import ActivationInfo, ActivationProbe
+from kt_bttackler.probe_data import BatchKeeper, slice_rows
 from kt_bttackler.taps import TrainingTap
 
 layers = keras.layers
@@ -32,7 +28,7 @@ def test_outputs_of_activations_are_those_of_the_layers():
     model = keras.Model(x, layers.Dense(1, name="out")(b))
     data = rows(6, 4)
     probe = ActivationProbe(model, data)
-    outputs = probe.run()
+    outputs = probe.run().activations
     assert probe.layers == (
         ActivationInfo("a", "relu", bounded=False),
         ActivationInfo("b", "sigmoid", bounded=True),
@@ -41,7 +37,7 @@ def test_outputs_of_activations_are_those_of_the_layers():
     for found, wanted in zip(outputs, expected, strict=True):
         np.testing.assert_array_equal(found, wanted.numpy())
     model.get_layer("a").set_weights([np.zeros((4, 5)), np.full(5, -1.0)])
-    assert not probe.run()[0].any()
+    assert not probe.run().activations[0].any()
 
 
 def test_activation_layers_are_observed_instead_of_linear_ones():
@@ -140,7 +136,7 @@ def test_operations_of_functional_models():
     model = keras.Model(x, keras.ops.sigmoid(layers.Dense(1)(h)))
     probe = ActivationProbe(model, rows(6, 4))
     assert [info.activation for info in probe.layers] == ["relu", "gelu"]
-    assert (probe.run()[0] >= 0).all()
+    assert (probe.run().activations[0] >= 0).all()
 
 
 def test_shared_layers_are_one_entry_with_the_rows_of_all_calls():
@@ -150,14 +146,14 @@ def test_shared_layers_are_one_entry_with_the_rows_of_all_calls():
         [one, two], layers.Dense(1)(layers.Add()([shared(one), shared(two)]))
     )
     probe = ActivationProbe(model, [rows(6, 4), rows(6, 4, seed=1)])
-    (output,) = probe.run()
+    (output,) = probe.run().activations
     assert output.shape == (12, 4)
 
     x = keras.Input((None, 4))
     short = layers.Cropping1D(1)(x)
     h = layers.Concatenate(axis=1)([shared(x), shared(short)])
     probe = ActivationProbe(keras.Model(x, layers.Dense(1)(h)), rows(6, 5, 4))
-    (output,) = probe.run()
+    (output,) = probe.run().activations
     assert output.shape == (6 * 5 + 6 * 3, 4)
 
 
@@ -171,7 +167,7 @@ def test_recurrent_layers_show_their_output_and_attention_stays_unseen():
     probe = ActivationProbe(model, np.arange(30).reshape(6, 5) % 9)
     outputs = {
         info.name: (info.activation, info.bounded, output.shape)
-        for info, output in zip(probe.layers, probe.run(), strict=True)
+        for info, output in zip(probe.layers, probe.run().activations, strict=True)
     }
     assert outputs == {
         "both/forward_lstm": ("tanh", True, (6, 5, 2)),
@@ -201,7 +197,7 @@ def test_mixed_precision_gives_ordinary_arrays():
         )
         probe = ActivationProbe(model, rows(6, 4))
         assert [info.name for info in probe.layers] == ["h"]
-        assert probe.run()[0].dtype == np.float32
+        assert probe.run().activations[0].dtype == np.float32
     finally:
         keras.config.set_dtype_policy("float32")
 
@@ -276,7 +272,7 @@ def test_training_is_the_same_bit_by_bit_with_probes(build, run_eagerly):
 
         def on_train_batch_end(self, batch, logs=None):
             probe = ActivationProbe(self.model, self.keeper.batch()[0])
-            self.seen.append(probe.run())
+            self.seen.append(probe.run().activations)
 
     def train(callbacks):
         keras.utils.set_random_seed(1)

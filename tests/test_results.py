@@ -101,6 +101,13 @@ def test_a_hyperband_rung_plans_its_own_epochs(tmp_path):
     assert (trial.epochs_run, trial.epochs_planned) == (4, 4)
 
 
+def test_a_rung_after_one_that_ended_early_plans_more(tmp_path):
+    values = {"tuner/epochs": 6, "tuner/initial_epoch": 2}
+    folder = write_trial(tmp_path, "0", values=values)
+    write_trace(folder, 5, planned=18, initial_epoch=1)
+    assert study(tmp_path).trials[0].epochs_planned == 5
+
+
 def test_a_resumed_training_plans_what_was_left(tmp_path):
     write_trace(write_trial(tmp_path, "0"), 4, planned=10, initial_epoch=6)
     assert study(tmp_path).trials[0].epochs_planned == 4

@@ -10,18 +10,15 @@ import pytest
 from keras_tuner.engine.trial import Trial
 from searches import (
     NAN,
-    ROUNDS,
-    ScriptedTuner,
     bayesian_oracle,
-    hyperband_oracle,
     in_turn,
-    rounds,
     search,
     space,
     statuses,
     stopped,
 )
 
+from kt_bttackler import diagnosed
 from kt_bttackler.oracles.view import view
 
 STOCK = keras_tuner.oracles
@@ -109,6 +106,13 @@ def test_the_oracle_is_as_before_after_a_suggestion(tmp_path: Any) -> None:
 # --- Bayesian optimisation ---------------------------------------------------------
 
 
+def stock_bayesian_oracle(max_trials: int, **kwargs: Any) -> Any:
+    """KerasTuner's algorithm with this package's view of the trials."""
+    defaults = {"objective": "val_loss", "hyperparameters": space("lr"), "seed": 3}
+    oracle_class = diagnosed(STOCK.BayesianOptimizationOracle)
+    return oracle_class(max_trials=max_trials, **(defaults | kwargs))
+
+
 def test_stock_bayesian_optimisation_cannot_take_a_stopped_trial() -> None:
     # Canary: when KerasTuner can, the view may become smaller.
     oracle = STOCK.BayesianOptimizationOracle(
@@ -128,7 +132,7 @@ def test_bayesian_optimisation_survives_a_first_trial_that_was_stopped(
 
 
 def test_the_gaussian_process_gets_the_last_value(tmp_path: Any) -> None:
-    oracle = bayesian_oracle(3, num_initial_points=2)
+    oracle = stock_bayesian_oracle(3, num_initial_points=2)
     search(oracle, in_turn({"val_loss": 0.5}, stopped(2.0, best=0.1), NAN), tmp_path)
     # The first two were fitted for the third; KerasTuner alone gives both 0.5.
     fitted = oracle.gpr.y_train_ * oracle.gpr._y_train_std + oracle.gpr._y_train_mean
@@ -166,7 +170,7 @@ def test_while_there_is_no_finite_value_suggestions_are_random(tmp_path: Any) ->
 @pytest.mark.parametrize("points", [3, None])
 def test_left_out_trials_count_as_initial_points(points: Any, tmp_path: Any) -> None:
     # None is KerasTuner's three per dimension, and at least three.
-    oracle = bayesian_oracle(4, num_initial_points=points, stopped_value="skip")
+    oracle = stock_bayesian_oracle(4, num_initial_points=points, stopped_value="skip")
     outcomes = [stopped(2.0), stopped(2.0), {"val_loss": 0.5}, {"val_loss": 0.4}]
     search(oracle, in_turn(*outcomes), tmp_path)
     # The fourth suggestion came from the Gaussian process, fitted to the third trial.
@@ -174,7 +178,7 @@ def test_left_out_trials_count_as_initial_points(points: Any, tmp_path: Any) -> 
 
 
 def test_kerastuner_makes_as_many_initial_points_as_we_think(tmp_path: Any) -> None:
-    oracle = bayesian_oracle(8, hyperparameters=space("a", "b"))
+    oracle = stock_bayesian_oracle(8, hyperparameters=space("a", "b"))
     fitted = []
 
     def script(trial: Any) -> Any:
@@ -188,123 +192,9 @@ def test_kerastuner_makes_as_many_initial_points_as_we_think(tmp_path: Any) -> N
 def test_a_second_worker_is_not_told_of_a_trial_that_waits(tmp_path: Any) -> None:
     # The waiting trial is RUNNING without a tuner: KerasTuner alone would give it
     # the score of the trial before it.
-    oracle = bayesian_oracle(6, num_initial_points=1)
+    oracle = stock_bayesian_oracle(6, num_initial_points=1)
     oracle.trials = {"0": trial("COMPLETED", 1.0), "1": trial("RUNNING", key="1")}
     for made in oracle.trials.values():
         made.hyperparameters = space("lr")
     oracle.populate_space("2")
     assert len(oracle.gpr.X_train_) == 1
-
-
-# --- Hyperband ---------------------------------------------------------------------
-
-
-def promoted(trials: list[Any]) -> set[str]:
-    return {trial.hyperparameters.values.get("tuner/trial_id") for trial in trials} - {
-        None
-    }
-
-
-def healthy_except(is_bad: Any, bad: Any = None) -> Any:
-    def script(trial: Any) -> Any:
-        if is_bad(trial):
-            return stopped(math.nan) if bad is None else bad
-        return {"val_loss": 1.0 + trial.hyperparameters.get("lr")}
-
-    return script
-
-
-@pytest.mark.parametrize(
-    "bad", [stopped(math.nan), stopped(0.01), NAN, {"val_loss": math.inf}]
-)
-@pytest.mark.parametrize("bad_ids", [(), (0,), (0, 3, 6, 13, 16)])
-def test_brackets_keep_their_size(bad_ids: Any, bad: Any, tmp_path: Any) -> None:
-    # With KerasTuner alone one stopped trial gives 9, 2, 0, every third 9, 0, 0.
-    script = healthy_except(lambda trial: int(trial.trial_id) in bad_ids, bad)
-    trials = search(hyperband_oracle(), script, tmp_path)
-    assert rounds(trials) == ROUNDS
-    assert not promoted(trials) & {f"{number:04d}" for number in bad_ids}
-
-
-def test_the_best_rise(tmp_path: Any) -> None:
-    script = healthy_except(lambda trial: trial.trial_id == "0001")
-    trials = search(hyperband_oracle(), script, tmp_path)
-    first = [t for t in trials[:9] if t.status == "COMPLETED"]
-    best = {t.trial_id for t in sorted(first, key=lambda t: t.score)[:2]}
-    assert best <= promoted(trials[:12])
-
-
-@pytest.mark.parametrize("bad", [stopped(0.01), {"val_loss": math.inf}])
-@pytest.mark.parametrize("bad_round", [0, 1])
-def test_a_round_of_stopped_trials_ends_its_bracket(
-    bad_round: int, bad: Any, tmp_path: Any
-) -> None:
-    def is_bad(trial: Any) -> bool:
-        values = trial.hyperparameters.values
-        return (values["tuner/bracket"], values["tuner/round"]) == (2, bad_round)
-
-    oracle = hyperband_oracle()
-    trials = search(oracle, healthy_except(is_bad, bad), tmp_path)
-    expected = {k: v for k, v in ROUNDS.items() if k[0] < 2 or k[1] <= bad_round}
-    assert rounds(trials) == expected
-    # Infinity is no verdict, but there are no weights to go on with either.
-    scores = [oracle.trials[trial_id].score for trial_id in promoted(trials)]
-    assert scores
-    assert all(score is not None and 1.0 <= score < 2.0 for score in scores)
-
-
-def test_few_survivors_fill_what_they_can(tmp_path: Any) -> None:
-    # Two of nine survive: both rise, and one of them reaches the last round.
-    survivors = ("0004", "0005")
-
-    def is_bad(trial: Any) -> bool:
-        values = trial.hyperparameters.values
-        first = (values["tuner/bracket"], values["tuner/round"]) == (2, 0)
-        return first and trial.trial_id not in survivors
-
-    trials = search(hyperband_oracle(), healthy_except(is_bad), tmp_path)
-    assert rounds(trials) == ROUNDS | {(2, 1): 2}
-    assert set(survivors) <= promoted(trials)
-
-
-def test_hyperband_ends_when_every_trial_is_stopped(tmp_path: Any) -> None:
-    oracle = hyperband_oracle(hyperband_iterations=2)
-    trials = search(oracle, in_turn(stopped(math.nan)), tmp_path)
-    assert rounds(trials) == {(2, 0): 18, (1, 0): 10, (0, 0): 6}
-    assert statuses(trials) == ["STOPPED"] * 34
-
-
-def test_nobody_healthy_loses_a_place_to_a_stopped_trial_that_ended_first(
-    tmp_path: Any,
-) -> None:
-    # Several workers: seven trials end stopped while two healthy ones still run.
-    oracle = hyperband_oracle()
-    ScriptedTuner(oracle, lambda trial: None, directory=tmp_path, project_name="p")
-    oracle.verbose = 0
-
-    def end(trial: Any, outcome: dict[str, float]) -> None:
-        oracle.update_trial(trial.trial_id, outcome)
-        trial.status = "COMPLETED"
-        oracle.end_trial(trial)
-
-    started = [oracle.create_trial(f"worker{number}") for number in range(9)]
-    for doomed in started[:7]:
-        end(doomed, stopped(math.nan))
-    # A tenth asks now: nobody may rise yet, so it is a trial of the next bracket.
-    early = oracle.create_trial("worker0")
-    assert early.hyperparameters.values["tuner/bracket"] == 1
-    for healthy in started[7:]:
-        end(healthy, {"val_loss": 1.0})
-    risen = [oracle.create_trial(f"worker{number}") for number in (1, 2)]
-    values = [trial.hyperparameters.values for trial in risen]
-    assert [value["tuner/round"] for value in values] == [1, 1]
-    assert {value["tuner/trial_id"] for value in values} == {"0007", "0008"}
-
-
-def test_hyperband_of_kerastuner_still_has_the_parts_we_lean_on() -> None:
-    # Canary: `_brackets` is private.
-    oracle = hyperband_oracle()
-    oracle.populate_space("0000")
-    assert oracle._brackets == [
-        {"bracket_num": 2, "rounds": [[{"past_id": None, "id": "0000"}], [], []]}
-    ]

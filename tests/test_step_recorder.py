@@ -294,7 +294,7 @@ for policy, tolerance in (("float32", 1e-5), ("mixed_float16", 2e-2)):
     for found, wanted in zip(keep.keeper.batch(), (x, y)):
         np.testing.assert_array_equal(np.sort(found[:, 0]), np.sort(wanted[:8, 0]))
     probe = ActivationProbe(model, x[:8])
-    assert [each.shape for each in probe.run()] == [(8, 4)]
+    assert [each.shape for each in probe.run().activations] == [(8, 4)]
     tap = ProbeTap(x[:8], y[:8])
     tap.install(model)
     assert all(each is not None for each in tap.gradients()), tap.observed()

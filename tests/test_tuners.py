@@ -127,14 +127,17 @@ def test_the_arguments_are_those_of_kerastuner(
     ours: Any, theirs: Any, tmp_path: Any
 ) -> None:
     stock_arguments = list(inspect.signature(theirs).parameters.values())
-    *own_arguments, policy, others = inspect.signature(ours).parameters.values()
+    *own_arguments, policy, avoid, others = inspect.signature(ours).parameters.values()
     assert [*own_arguments, others] == stock_arguments
     assert (policy.name, policy.default) == ("stopped_value", "last")
+    assert (avoid.name, avoid.default) == ("avoid_diagnosed", False)
     tuner = ours(build_model, "val_loss", 10, directory=tmp_path, project_name="p")
     stock = theirs(build_model, "val_loss", 10, directory=tmp_path, project_name="q")
     assert isinstance(tuner, theirs)
     assert isinstance(tuner, keras_tuner.Tuner)
-    assert type(tuner.oracle) is ktb.diagnosed(type(stock.oracle))
+    assert isinstance(tuner.oracle, type(stock.oracle))
+    own_class = ours.oracle_class or ktb.diagnosed(type(stock.oracle))
+    assert type(tuner.oracle) is own_class
     own, others = tuner.oracle.get_state(), stock.oracle.get_state()
     assert own.pop("stopped_value") == "last"
     for random in ("seed", "seed_state"):
@@ -205,7 +208,8 @@ def test_every_execution_has_a_copy_that_knows_its_trial(tmp_path: Any) -> None:
         number = int(copy.trial.trial_id)
         assert copy.trial.hyperparameters == trials[number].hyperparameters.values
         assert copy.trial.project_dir == pathlib.Path(tmp_path) / "p"
-        assert np.array_equal(copy.trial.probe_data, X)
+        for rows, whole in zip(copy.trial.probe_data, (X, Y), strict=True):
+            assert np.array_equal(rows, whole)
 
 
 def test_x_that_is_not_in_memory_gives_no_probe_rows(tmp_path: Any) -> None:
@@ -426,7 +430,9 @@ def test_the_stock_hyperband_with_its_oracle_upgraded_in_place(tmp_path: Any) ->
 # --- resuming ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cls", [ktb.RandomSearch, ktb.BayesianOptimization])
+@pytest.mark.parametrize(
+    "cls", [ktb.RandomSearch, ktb.BayesianOptimization, ktb.TPE, ktb.SMAC]
+)
 def test_a_search_is_resumed(cls: Any, tmp_path: Any) -> None:
     class Killer(Doctor):
         def on_train_begin(self, logs: Any = None) -> None:
@@ -520,7 +526,14 @@ def test_chief_and_worker(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize(
     "tuner_class",
-    [ktb.RandomSearch, ktb.GridSearch, ktb.BayesianOptimization, ktb.Hyperband],
+    [
+        ktb.RandomSearch,
+        ktb.GridSearch,
+        ktb.BayesianOptimization,
+        ktb.Hyperband,
+        ktb.TPE,
+        ktb.SMAC,
+    ],
 )
 def test_zero_is_a_seed(tuner_class: Any, tmp_path: Any) -> None:
     def first_values(name: str) -> Any:

@@ -53,7 +53,9 @@ def diagnosed(oracle_class: type[keras_tuner.Oracle]) -> type[DiagnosedOracleMix
 def _make(oracle_class: type[keras_tuner.Oracle]) -> type[DiagnosedOracleMixin]:
     mixin = DiagnosedOracleMixin
     for algorithm, special in _SPECIAL.items():
-        if issubclass(oracle_class, algorithm):
+        # Not before a subclass with an algorithm of its own.
+        own = oracle_class.populate_space is not algorithm.populate_space
+        if issubclass(oracle_class, algorithm) and not own:
             mixin = special
     name = f"Diagnosed{oracle_class.__name__}"
     doc = (

@@ -22,6 +22,17 @@ class DiagnosedGridSearchMixin(DiagnosedOracleMixin):
     _ordered_ids: Any
     _populate_next: list[str]
 
+    def begin_diagnosing(
+        self, stopped_value: str = "last", avoid_diagnosed: bool = False
+    ) -> None:
+        """As for every oracle, but a grid is visited as it is."""
+        if avoid_diagnosed:
+            raise ValueError(
+                "`avoid_diagnosed` must be False in a grid search, which visits every "
+                f"point, got {avoid_diagnosed}."
+            )
+        super().begin_diagnosing(stopped_value)
+
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores the state, and the order of the trials in the grid from them."""
         super().set_state(state)

@@ -2,69 +2,45 @@
 
 from __future__ import annotations
 
-import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from keras_tuner.engine.trial import Trial, TrialStatus
-
-from kt_bttackler.oracles import view
-from kt_bttackler.oracles.mixin import DiagnosedOracleMixin
-
-_logger = logging.getLogger(__name__)
+from kt_bttackler.oracles.halving import DiagnosedHalvingMixin
 
 
-class DiagnosedHyperbandMixin(DiagnosedOracleMixin):
+class DiagnosedHyperbandMixin(DiagnosedHalvingMixin):
     """Keeps stopped trials in the arithmetic of a bracket and out of its next round.
 
-    KerasTuner promotes the best of a round once enough of its trials have completed.
-    A stopped trial counts here as completed and worse than every other, whatever
-    `stopped_value` is: Hyperband only ranks. When nobody else is left for a place of
-    the next round, the place is given to the stopped trial without running it, where
-    it ranks last again. So as many trials run in a round as deserve to, and a bracket
-    ends even if all of them were stopped.
+    Sizes, epochs and order of the brackets are KerasTuner's, and so is what is saved.
+    In KerasTuner's own, a trial that was stopped or failed takes a place from the next
+    round, and a space with fewer values than the first round has places ends the
+    search. Here neither happens: see `kt_bttackler.oracles.halving.HalvingOracle`.
     """
 
-    def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """As Hyperband does, but never promotes a trial that was stopped."""
-        while True:
-            response = super().populate_space(trial_id)
-            try:
-                if self._leave_place_empty(trial_id, response):
-                    continue
-            except Exception as error:
-                _logger.warning("A stopped trial may be promoted: %r", error)
-            return response
+    def get_state(self) -> dict[str, Any]:
+        """State of the oracle; strict JSON has no infinity."""
+        state = super().get_state()
+        if math.isinf(state["hyperband_iterations"] or math.inf):
+            state["hyperband_iterations"] = None
+        return state
 
-    def _leave_place_empty(self, trial_id: str, response: dict[str, Any]) -> bool:
-        """Takes a promotion back that went to a trial that cannot go on.
+    # All that follows is private in KerasTuner's class, which has no public names.
 
-        Each time one more place of a bracket is taken, so asking again comes to an
-        end.
-        """
-        values = response.get("values") or {}
-        past_id = values.get("tuner/trial_id")
-        if past_id is None or not _cannot_go_on(self.trials[past_id]):
-            return False
-        for bracket in self._brackets:  # private: the places of each round
-            for places in bracket["rounds"]:
-                for place in places:
-                    if place["id"] == trial_id:
-                        place["id"] = past_id
-                        return True
-        return False
+    def _plan(self, bracket_num: int) -> Sequence[tuple[int, int]]:
+        return [
+            (
+                self._get_size(bracket_num, number),
+                self._get_epochs(bracket_num, number),
+            )
+            for number in range(self._get_num_rounds(bracket_num))
+        ]
 
-    def _shown(self) -> dict[str, Any]:
-        last = math.inf if self.objective.direction == "min" else -math.inf
-        trials = dict(self.trials)
-        for trial_id, trial in trials.items():
-            if _cannot_go_on(trial):
-                trials[trial_id] = view.completed_with(trial, last)
-        return {"trials": trials}
-
-
-def _cannot_go_on(trial: Trial) -> bool:
-    """Whether the trial was stopped, or has no weights worth going on with."""
-    if trial.status == TrialStatus.COMPLETED:
-        return not view.is_finite(trial.score)
-    return bool(trial.status == TrialStatus.STOPPED)
+    def _next_bracket(self) -> dict[str, Any] | None:
+        iterations = self.hyperband_iterations or math.inf
+        if self._current_bracket == 0 and self._current_iteration + 1 >= iterations:
+            return None
+        self._increment_bracket_num()
+        self._start_new_bracket()
+        bracket: dict[str, Any] = self._brackets.pop()
+        return bracket

@@ -46,6 +46,8 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
             completed trials, whichever is worse. A value that is not finite counts
             as the worst finite score. A project that is resumed keeps the policy it
             began with.
+        avoid_diagnosed: turn proposals away that would very likely be stopped, as
+            far as the trials so far tell; see `kt_bttackler.oracles.avoidance`.
         **kwargs: keyword arguments of the oracle.
 
     Raises:
@@ -54,12 +56,26 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
 
     # Also for an oracle whose class was changed after it was made.
     stopped_value: str = "last"
+    avoid_diagnosed: bool = False
 
-    def __init__(self, *args: Any, stopped_value: str = "last", **kwargs: Any) -> None:
-        self.stopped_value = view.checked(stopped_value)
+    def __init__(
+        self,
+        *args: Any,
+        stopped_value: str = "last",
+        avoid_diagnosed: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.begin_diagnosing(stopped_value, avoid_diagnosed)
         if "seed" in kwargs:
             kwargs["seed"] = seed_of(kwargs["seed"])
         super().__init__(*args, **kwargs)
+
+    def begin_diagnosing(
+        self, stopped_value: str = "last", avoid_diagnosed: bool = False
+    ) -> None:
+        """Sets the arguments of this class; for an oracle that becomes one of it."""
+        self.stopped_value = view.checked(stopped_value)
+        self.avoid_diagnosed = avoid_diagnosed
 
     @keras_tuner.synchronized  # type: ignore[untyped-decorator]
     def create_trial(self, tuner_id: str) -> Trial:
@@ -105,9 +121,14 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
         self.__dict__.update(shown)
         try:
             response: dict[str, Any] = super().populate_space(trial_id)
-            return response
         finally:
             self.__dict__.update(hidden)
+        if self.avoid_diagnosed:
+            try:
+                self._avoid(trial_id, response)
+            except Exception as error:
+                _logger.warning("Diagnosed trials are not avoided: %r", error)
+        return response
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """Completed trials, then the stopped ones by last value, then the others."""
@@ -154,6 +175,23 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
             max_epochs=getattr(self, "max_epochs", None),
         )
         context.publish(running)
+
+    def _avoid(self, trial_id: str, response: dict[str, Any]) -> None:
+        """Exchanges values of a new trial that would very likely be stopped."""
+        values = response.get("values")
+        # A trial of Hyperband that goes on with another one is not a new one.
+        if values and "tuner/trial_id" not in values:
+            # Imported on demand: few searches need scikit-learn's trees.
+            from kt_bttackler.oracles import avoidance
+
+            response["values"] = avoidance.instead(
+                values,
+                trial_id,
+                self.trials,
+                self.hyperparameters,
+                self.objective.direction,
+                self.seed,
+            )
 
     def _judge(self, trial: Trial) -> None:
         """Marks a trial that was diagnosed, or whose objective is NaN."""

@@ -1,0 +1,250 @@
+"""The course of a training: its stage in the plan, its learning rate, its progress.
+
+Indicators ask here where a training is (`early_epochs`, `warming_up`), what it has
+learned (`progress`, `has_learned`) and whether it goes on improving (`improving`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from kt_bttackler.trace import Trace
+
+# Early means the first epochs when the planned number is unknown (E is None).
+EARLY_EPOCHS_WITHOUT_PLAN = 5
+# A loss this small everywhere leaves nothing to learn.
+NEGLIGIBLE_LOSS = 1e-12
+# A training improves while its loss falls by this share of the first loss, and has
+# learned when its loss lies one of these shares below the first loss, or below that
+# of the best constant prediction.
+IMPROVEMENT = 0.05
+LEARNED_FROM_FIRST = 0.1
+LEARNED_FROM_TRIVIAL = 0.05
+# What `improving`, `stalled` and `has_learned` read.
+PROGRESS_NEEDS = frozenset(
+    {
+        "loss",
+        "first_batch_loss",
+        "regularization",
+        "first_regularization",
+        "learning_rate",
+        "label/trivial_loss",
+    }
+)
+
+
+def early_epochs(max_epochs: int | None) -> int:
+    """Number of epochs of the early stage, half of the planned ones."""
+    return EARLY_EPOCHS_WITHOUT_PLAN if max_epochs is None else max_epochs // 2
+
+
+def settling_epochs(max_epochs: int | None) -> int:
+    """Epochs in which a training settles: 5 % of the planned ones, at least one.
+
+    An unknown plan is taken for one of 100 epochs.
+
+    Example:
+        >>> [settling_epochs(planned) for planned in (5, 20, 100, None)]
+        [1, 1, 5, 5]
+    """
+    return max(1, (100 if max_epochs is None else max_epochs) // 20)
+
+
+def window_epochs(max_epochs: int) -> int:
+    """Window of the late indicators: 30 % of the planned epochs, in [4, 20].
+
+    Example:
+        >>> [window_epochs(planned) for planned in (5, 20, 100)]
+        [4, 6, 20]
+    """
+    return min(max(round(0.3 * max_epochs), 4), 20)
+
+
+def warmup_epochs(trace: Trace) -> int:
+    """Leading epochs with a rising learning rate, or as many as were declared."""
+    planned = trace.header.planned_learning_rates
+    if len(planned) > trace.epoch:  # from the start of the first epoch on
+        rising = _leading_rises(np.array(planned[: trace.epoch + 1]))
+    else:
+        # The rate at the start is not known: a rise shows in the second epoch.
+        rising = _leading_rises(trace.scalar("learning_rate"))
+        rising += rising > 0
+    return max(rising, trace.header.warmup_epochs)
+
+
+def _leading_rises(rates: np.ndarray) -> int:
+    rises = np.diff(rates) > 0
+    return len(rises) if rises.all() else int(np.argmin(rises))
+
+
+def warming_up(trace: Trace) -> bool:
+    """Whether the learning rate has only been rising up to the last epoch."""
+    return trace.epoch <= warmup_epochs(trace)
+
+
+def rise_ahead(trace: Trace) -> bool:
+    """Whether the schedule will raise the learning rate after the last epoch."""
+    ahead = np.array(trace.header.planned_learning_rates[trace.epoch :])
+    return len(ahead) > 1 and bool(np.any(np.diff(ahead) > 0))
+
+
+def rate_rose(trace: Trace, length: int) -> bool:
+    """Whether the learning rate rose within the last `length` epochs."""
+    rates = trace.scalar("learning_rate")[-length:]
+    return bool(np.any(np.diff(rates) > 0))
+
+
+def losses(trace: Trace) -> np.ndarray:
+    """Training losses from the first batch on: l0, l1 .. ln, [T + 1].
+
+    Weight penalties are taken off where they are known, so that a shrinking
+    penalty does not look like progress. l0 is `nan` when it is unknown.
+    """
+    penalties = np.nan_to_num(trace.scalar("regularization"))
+    first = trace.scalar("first_batch_loss")[:1]
+    if np.any(penalties[:1] > 0):
+        first = first - trace.scalar("first_regularization")[:1]
+    return np.concatenate([first, trace.scalar("loss") - penalties])
+
+
+def loss_scale(values: np.ndarray) -> float:
+    """D, the largest magnitude of the losses so far."""
+    known = values[~np.isnan(values)]
+    return float(np.max(np.abs(known))) if len(known) else math.nan
+
+
+def progress(trace: Trace) -> float:
+    """Share of the loss scale by which the training loss has fallen so far.
+
+    1 for a loss that is negligible from the start: nothing is left to learn; and for
+    a training that was resumed: it was found worth going on with.
+    """
+    if trace.header.initial_epoch > 0:
+        return 1.0
+    values = losses(trace)
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return math.nan
+    scale = loss_scale(known)
+    if scale < NEGLIGIBLE_LOSS:
+        return 1.0
+    return float((known[0] - np.min(known)) / scale)
+
+
+def learned(trace: Trace, guard: float) -> bool:
+    """Whether a training is spared for its progress, or because that is unknown.
+
+    Args:
+        trace: all that is known of it.
+        guard: share of the loss scale; `inf` spares nothing.
+    """
+    return guard != math.inf and not progress(trace) < guard
+
+
+def progress_epochs(max_epochs: int | None) -> int:
+    """Epochs within which a training is asked to improve: 10 % of the plan, 5 or more.
+
+    Example:
+        >>> [progress_epochs(planned) for planned in (20, 100, None)]
+        [5, 10, 5]
+    """
+    return max(5, (max_epochs or 0) // 10)
+
+
+def brief_epochs(max_epochs: int | None) -> int:
+    """The same for indicators that have waited already: 10 % of the plan, 2 or more."""
+    return max(2, (max_epochs or 0) // 10)
+
+
+def improving(trace: Trace, window: int | None = None) -> bool:
+    """Whether the training loss fell by 5 % within the last epochs.
+
+    It did when the best loss of the window lies that much below the best one before
+    (less while there are fewer epochs than in the window: what counts is the pace), or
+    when the last two losses lie that much below the two before (coming down from an
+    explosion; swings come to nothing). The 5 % are of |l0|, or of the best loss before
+    the window where that is less. What is unknown is taken for an improvement, and so
+    is a resumed training.
+
+    Args:
+        trace: all that is known of the training.
+        window: epochs; by default 10 % of the plan, at least five.
+
+    Example:
+        >>> from kt_bttackler.trace import Header, Record, Trace
+        >>> curve = [2.3, 2.1, 1.9, 1.7] + 6 * [1.69]
+        >>> trace = Trace(Header(max_epochs=20), [
+        ...     Record(n, 1.0 * n, {"loss": loss}) for n, loss in enumerate(curve, 1)
+        ... ])
+        >>> [prefix.epoch for prefix in trace.prefixes() if not improving(prefix)]
+        [9, 10]
+    """
+    values = losses(trace)
+    values = values[np.isfinite(values)]
+    if trace.header.initial_epoch > 0 or len(values) < 2:
+        return True
+    length = window or progress_epochs(trace.max_epochs)
+    start = max(1, len(values) - length)
+    before, recent = values[:start], values[start:]
+    best = float(np.min(before))
+    scale = min(abs(float(values[0])), abs(best))
+    if scale < NEGLIGIBLE_LOSS:
+        return True
+    pace = len(recent) / length
+    if best - np.min(recent) >= IMPROVEMENT * scale * pace:
+        return True
+    if len(values) < 4:
+        return False
+    return bool(np.mean(values[-4:-2]) - np.mean(values[-2:]) >= IMPROVEMENT * scale)
+
+
+def stalled(trace: Trace, window: int | None = None) -> bool:
+    """The progress gate: whether two successive epochs found no improvement.
+
+    Both must lie behind the first 5 % of the plan and behind the warm-up of the
+    learning rate, and no rise of it may lie ahead. `window` is that of `improving`.
+    """
+    settled = max(settling_epochs(trace.max_epochs), warmup_epochs(trace))
+    if len(trace) < 2 or trace.epoch - 1 <= settled or rise_ahead(trace):
+        return False
+    earlier = trace.prefix(len(trace) - 1)
+    return not improving(trace, window) and not improving(earlier, window)
+
+
+def has_learned(trace: Trace) -> bool:
+    """Whether the recent losses show that something was learned, and kept.
+
+    The best loss of the last 10 % of the plan (at least five epochs) lies 10 % of |l0|
+    below l0, or 5 % below the loss of the best constant prediction. Unlike
+    `progress` this forgets what an explosion has destroyed, and what it cost. Unknown
+    counts as learned.
+    """
+    values = losses(trace)
+    first = values[np.isfinite(values)][:1]
+    recent = values[1:][-progress_epochs(trace.max_epochs) :]
+    recent = recent[np.isfinite(recent)]
+    if not len(first) or not len(recent) or trace.header.initial_epoch > 0:
+        return True
+    best, start = float(np.min(recent)), float(first[0])
+    if start - best >= LEARNED_FROM_FIRST * abs(start):
+        return True
+    return best <= (1 - LEARNED_FROM_TRIVIAL) * trivial_loss(trace)
+
+
+def trivial_loss(trace: Trace) -> float:
+    """The newest estimate of the best constant prediction's loss, or `nan`."""
+    return last_known(trace.scalar("label/trivial_loss"))
+
+
+def largest_known(values: np.ndarray) -> float:
+    """The largest number among those that are one, else `nan`."""
+    known = values[~np.isnan(values)]
+    return float(np.max(known)) if len(known) else math.nan
+
+
+def last_known(values: np.ndarray) -> float:
+    """The last number of a column that is one, else `nan`."""
+    known = values[~np.isnan(values)]
+    return float(known[-1]) if len(known) else math.nan

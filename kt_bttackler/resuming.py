@@ -1,0 +1,134 @@
+"""Promoted trials go on with their training exactly where it ended."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import keras
+import keras_tuner
+from keras_tuner.engine.trial import Trial
+from keras_tuner.engine.tuner import maybe_distribute
+
+from kt_bttackler import training_state
+from kt_bttackler.fuses import warn
+from kt_bttackler.training_state import TrainingState
+
+
+class ResumesTraining(keras_tuner.Tuner):
+    """What a tuner needs whose oracle promotes trials; stands before KerasTuner's.
+
+    KerasTuner's Hyperband gives a promoted trial the weights of the best epoch and a
+    new optimizer: moments are lost, and a schedule of the learning rate begins anew.
+    Here it gets all of the last epoch: weights, optimizer, seeds of layers, and, with
+    `seed`, the random numbers of Python and numpy. Each execution goes on with the
+    execution of the same number.
+
+    So with `seed`, the rungs of a trial together are, bit for bit, one training that
+    was never interrupted, if the order of the data in an epoch does not hang on
+    earlier epochs. It does not for arrays (Keras shuffles them in the same way in
+    every epoch when there is a seed), nor without shuffling; it does for a
+    `tf.data.Dataset` that shuffles anew in each epoch.
+
+    Callbacks begin anew in every rung: `LearningRateScheduler` goes by the epoch and
+    the rate that `ReduceLROnPlateau` set is kept, but the patience of that one and of
+    `EarlyStopping` is counted from the start of the rung. A trial that such a callback
+    ended early goes on from the epoch in which it ended, with the weights of that
+    epoch. Without a state, as in a project begun by KerasTuner's own tuner, or where
+    `HyperModel.fit` trains other models than the one it is given, a promoted trial is
+    trained from its first epoch.
+    """
+
+    _execution: int  # both of `DiagnosedTuner`
+    _max_epochs: int | None
+    seed: int | None
+    _state: TrainingState | None = None
+    _keeper: _KeepState | None = None
+
+    def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
+        # Private, but kept for overriding by KerasTuner: one call is one execution.
+        values = trial.hyperparameters.values
+        if "tuner/epochs" not in values:
+            return super()._build_and_fit_model(trial, *args, **kwargs)
+        epochs = values["tuner/epochs"]
+        self._state = self._state_before(trial)
+        callbacks = list(kwargs.get("callbacks") or ())
+        # A worker's oracle, which only asks the chief, does not know it.
+        last = getattr(self.oracle, "max_epochs", self._max_epochs)
+        if last is None or epochs < last:
+            folder = self.get_trial_dir(trial.trial_id)
+            path = training_state.path_of(folder, self._execution)
+            self._keeper = _KeepState(path, epochs, self._origin(trial))
+            # The last one: it looks whether another has ended the training.
+            callbacks.append(self._keeper)
+        kwargs |= {
+            "epochs": epochs,
+            "initial_epoch": self._state.epoch if self._state else 0,
+            "callbacks": callbacks,
+        }
+        try:
+            return super()._build_and_fit_model(trial, *args, **kwargs)
+        finally:
+            self._state = self._keeper = None
+
+    def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        # Private. Not that of KerasTuner's Hyperband, which loads the best weights.
+        model = keras_tuner.Tuner._build_hypermodel(self, hp)
+        if self._keeper is not None:
+            self._keeper.trained_model = model
+        if self._state is not None:
+            with maybe_distribute(self.distribution_strategy):
+                self._state.restore(model)
+            if self.seed is not None:
+                self._state.restore_random_numbers()
+        return model
+
+    def _origin(self, trial: Trial) -> str:
+        """Id of the trial in which the training began, of which its seeds are made."""
+        if self._state is not None:
+            return self._state.origin
+        return str(super()._origin(trial))
+
+    def _state_before(self, trial: Trial) -> TrainingState | None:
+        """What a promoted trial goes on with; None for a trial that begins."""
+        past_id = trial.hyperparameters.values.get("tuner/trial_id")
+        if past_id is None:
+            return None
+        path = training_state.path_of(self.get_trial_dir(past_id), self._execution)
+        try:
+            return TrainingState.load(path)
+        except Exception as error:
+            warn(
+                f"trial {trial.trial_id} is trained from its first epoch: the state "
+                f"of trial {past_id} cannot be had: {type(error).__name__}: {error}"
+            )
+            return None
+
+
+class _KeepState(keras.callbacks.Callback):
+    """Keeps the state of the last epoch of a training.
+
+    Args:
+        path: where.
+        epochs: those that the training is to reach.
+        origin: id of the trial in which it began.
+    """
+
+    def __init__(self, path: pathlib.Path, epochs: int, origin: str) -> None:
+        super().__init__()
+        self._path = path
+        self._epochs = epochs
+        self._origin = origin
+        # `HyperModel.fit` may train others.
+        self.trained_model: keras.Model | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keeps it here: `fit` and callbacks exchange weights before `on_train_end`."""
+        ends = epoch + 1 >= self._epochs or self.model.stop_training
+        if not ends or self.model is not self.trained_model:
+            return
+        try:
+            state = TrainingState.of(self.model, epoch + 1, self._origin)
+            state.save(self._path)
+        except Exception as error:
+            warn(f"a promotion would begin anew: {type(error).__name__}: {error}")
