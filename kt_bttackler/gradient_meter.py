@@ -14,10 +14,11 @@ from kt_bttackler import stats
 from kt_bttackler.taps import Gradients, GradientTap
 
 SAMPLED_STEPS = 10
-# To look at all gradients of a large model costs a tenth of a step and more.
+# To look at all gradients of a large model costs several percent of a step.
 _MANY_PARAMETERS = 1_000_000
+_MANY_VARIABLES = 100
 _STEPS_PER_SAMPLE = 10
-_FEWEST_SAMPLES = 3
+_FEWEST_SAMPLES = 4
 # Statistics are written with the digits that float32 tensors have.
 _SIGNIFICANT_DIGITS = 7
 _ABS_MEAN = stats.SAMPLE.index("abs_mean")
@@ -40,7 +41,7 @@ class GradientMeter:
         self.tap = tap
         self._submit = submit
         self._per_epoch = per_epoch
-        self._parameters: int | None = None  # unknown before the first gradients
+        self._is_large: bool | None = None  # unknown before the first gradients
         self._steps: int | None = None
         self._schedule = SampledSteps(None)
         self._epoch = _Epoch()
@@ -51,7 +52,7 @@ class GradientMeter:
     def begin_epoch(self, steps: int | None) -> None:
         """Starts an epoch of `steps` steps, `None` when unknown."""
         self._steps = steps
-        self._schedule = SampledSteps(steps, self._parameters or 0)
+        self._schedule = SampledSteps(steps, sparse=bool(self._is_large))
         # Another one: a worker may still fill that of the epoch before.
         self._epoch = _Epoch()
         self._typical, self._rows = None, 0
@@ -69,9 +70,9 @@ class GradientMeter:
         if self._per_epoch or not self._schedule.due(step):
             return None
         gradients = self.tap.gradients()
-        if self._parameters is None:
-            self._parameters = sum(0 if g is None else g.size for g in gradients)
-            self._schedule = SampledSteps(self._steps, self._parameters)
+        if self._is_large is None:
+            self._is_large = _is_large(gradients)
+            self._schedule = SampledSteps(self._steps, sparse=self._is_large)
             self._schedule.due(step)
         return self._sample(gradients, near_end=self._schedule.near_end)
 
@@ -151,8 +152,8 @@ class SampledSteps:
     """Which steps of an epoch are sampled.
 
     Up to ten, evenly spread, with the first, the last but one and the last; steps
-    1, 2, 4, 8, ... where their number is not known. With more than a million parameters
-    at most one step in ten, but these three always.
+    1, 2, 4, 8, ... where their number is not known. In models of more than a million
+    parameters or a hundred variables one step in ten, but at least four of an epoch.
 
     Example:
         >>> schedule = SampledSteps(100)
@@ -161,21 +162,21 @@ class SampledSteps:
         >>> schedule = SampledSteps(None)
         >>> [step for step in range(20) if schedule.due(step)]
         [0, 1, 3, 7, 15]
-        >>> schedule = SampledSteps(50, parameters=2_000_000)
+        >>> schedule = SampledSteps(50, sparse=True)
         >>> [step for step in range(50) if schedule.due(step)]
         [0, 16, 32, 48, 49]
 
     Args:
         steps: steps of the epoch, or `None` when unknown.
-        parameters: of the model.
+        sparse: sample one step in ten, for a large model.
     """
 
-    def __init__(self, steps: int | None, parameters: int = 0) -> None:
+    def __init__(self, steps: int | None, *, sparse: bool = False) -> None:
         self._steps = steps
         self.last = -1
         if steps is not None:
             samples = SAMPLED_STEPS
-            if parameters > _MANY_PARAMETERS:
+            if sparse:
                 samples = max(_FEWEST_SAMPLES, min(samples, steps // _STEPS_PER_SAMPLE))
             spread = np.linspace(0, max(steps - 2, 0), samples - 1)
             self._due = sorted({*spread.round().astype(int).tolist(), steps - 1})
@@ -216,6 +217,11 @@ def by_statistic(group: str, table: np.ndarray) -> Columns:
 def rounded(values: Any) -> tuple[float, ...]:
     """Numbers with the digits they have, so that files are short and exact."""
     return tuple(float(f"{value:.{_SIGNIFICANT_DIGITS}g}") for value in values)
+
+
+def _is_large(gradients: Gradients) -> bool:
+    parameters = sum(0 if each is None else each.size for each in gradients)
+    return parameters > _MANY_PARAMETERS or len(gradients) > _MANY_VARIABLES
 
 
 def _sample(gradient: np.ndarray | None) -> tuple[float, ...]:

@@ -96,9 +96,9 @@ def slice_rows(x: Any, rows: int = KEPT_ROWS) -> Any:
 
 
 def _in_memory(leaf: Any) -> bool:
-    return (isinstance(leaf, np.ndarray) or keras.ops.is_tensor(leaf)) and (
-        len(leaf.shape) > 0
-    )
+    # Ragged and sparse tensors have no length.
+    is_tensor = keras.ops.is_tensor(leaf) and hasattr(leaf, "__len__")
+    return (isinstance(leaf, np.ndarray) or is_tensor) and len(leaf.shape) > 0
 
 
 def _first_rows(leaf: np.ndarray | None) -> np.ndarray | None:

@@ -67,6 +67,8 @@ class TrainingTap(GradientTap):
     def __init__(self) -> None:
         self._model: keras.Model | None = None
         self._recorder: StepRecorder | None = None
+        # To ask a model of many layers for its variables takes a millisecond.
+        self._variables: list[keras.Variable] = []
         self._steps = 0
         self._updates = 0
 
@@ -78,6 +80,7 @@ class TrainingTap(GradientTap):
         """
         recorder = StepRecorder.of(model)
         recorder.record(model, "gradients")
+        self._variables = []
         if self._model is not model:
             self._model, self._recorder = model, recorder
             self._steps, self._updates = recorder.steps(), recorder.updates()
@@ -86,10 +89,10 @@ class TrainingTap(GradientTap):
         """See `GradientTap.gradients`."""
         if self._model is None or self._recorder is None:
             return []
-        variables = self._model.trainable_variables
         if self._recorder.updates() == self._updates:
-            return [None] * len(variables)
-        return [self._recorder.gradient(variable) for variable in variables]
+            return [None] * len(self._model.trainable_variables)
+        self._variables = self._variables or self._model.trainable_variables
+        return [self._recorder.gradient(variable) for variable in self._variables]
 
     def batch_size(self) -> int | None:
         """See `GradientTap.batch_size`."""
@@ -120,6 +123,7 @@ class TrainingTap(GradientTap):
     def restore(self) -> None:
         """See `GradientTap.restore`."""
         self._model = self._recorder = None
+        self._variables = []
 
 
 class ProbeTap(GradientTap):

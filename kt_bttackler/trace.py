@@ -61,8 +61,9 @@ class Header:
         unobserved: group of statistics to the reason why it is missing, such as
             `{"activation": "no probe data"}`.
         outputs: what was known of each output of the model before training, see
-            `kt_bttackler.blueprint.outputs`; empty when nothing asked for it.
-        inputs: what the probe rows look like, see `kt_bttackler.blueprint.inputs`.
+            `OutputMeter.facts`; empty when nothing asked for it.
+        inputs: what the probe rows look like as the first kernel sees them: "abs_max",
+            "std_ratio" of the features, "finite", "integers", "image".
         dropout_rates: rate of each dropout layer.
         linear_pairs: pairs of dense layers, the second fed by the first with nothing
             non-linear between them.

@@ -10,8 +10,10 @@ import keras
 import numpy as np
 import pytest
 import reference_recording as slow
+import tensorflow as tf
 
 from kt_bttackler import probe_meter
+from kt_bttackler.probe_data import slice_rows
 from kt_bttackler.probe_meter import PROBED_EPOCHS, ProbeMeter
 
 layers = keras.layers
@@ -109,6 +111,14 @@ def test_large_probe_data_is_sliced():
     meter = probe_meter_of(small_model(), probe_data=x)
     meter.begin()
     assert meter.header_fields()["inputs"]["abs_max"] == 2999
+
+
+def test_what_cannot_be_sliced_is_taken_as_it_is():
+    ragged = tf.ragged.constant([[1.0], [1.0, 2.0]])
+    sparse = tf.sparse.from_dense([[1.0, 0.0]])
+    for data in (ragged, sparse, tf.Variable([1.0]), [[1.0]], "text", (X, ["a"])):
+        assert slice_rows(data) is None
+        probe_meter_of(small_model(), probe_data=data)
 
 
 def test_data_that_does_not_fit_is_reported():

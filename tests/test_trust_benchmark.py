@@ -22,7 +22,7 @@ from kt_bttackler import AnyFinding, Diagnosis, NoMoreGain, QualityIndicator
 from kt_bttackler.catalog import known_indicators
 from kt_bttackler.trace import Header, Record, Trace
 
-TRUST = pathlib.Path(sys.path[0]) / "trust.py"
+TRUST = pathlib.Path(runs.__file__).parents[1] / "trust.py"
 CASES = {
     **{f"{p.id}/{t}": getattr(p, t) for p in PAIRS for t in ("faulty", "healthy")},
     **{case.id: case.healthy for case in HARD},

@@ -8,8 +8,8 @@
   clock and CPU, medians over seeds. KerasTuner's Gaussian process is timed as it is and
   with one thread of the linear algebra, up to 100 trials.
 - `regret`: how far the true value of the trial that seemed best lies above the optimum,
-  after 10, 20, 30 and 40 trials. KerasTuner's Gaussian process and SMAC, whose
-  suggestions take seconds, take part with the first five seeds, the former on two tasks.
+  after 10, 20, 30 and 40 trials. KerasTuner's Gaussian process and SMAC take seconds
+  for a suggestion: they have the first five seeds, and the former two tasks only.
 - `stopped`: the five policies of `stopped_value`, where a part of the space is stopped
   early and shows a misleading last value: see `search_tasks.simulated_training`.
 

@@ -135,8 +135,8 @@ class BayesianOptimizationOracle(DiagnosedOracleMixin, _GaussianSearch):
         max_trials: how many trials at most.
         num_initial_points: how many trials spread evenly over the space come first;
             by default three for each hyperparameter, and at least three.
-        alpha: the least variance of the noise of the scores, where their own is 1;
-            more is assumed where they show it.
+        alpha: what variance of the noise of the scores is expected, where their own
+            is 1; what it is they tell.
         beta: how much is explored: the deviations of the expected improvement are
             multiplied by `beta` / 2.6, so that the default is the improvement as it
             is expected. The larger, the more is explored.

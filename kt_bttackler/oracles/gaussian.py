@@ -28,10 +28,11 @@ _WORSE_BOUND, _BETTER_BOUND = 3.0, 20.0
 # Optimization Performs Great in High Dimensions", ICML'24, section 4).
 _LENGTH_MEAN, _LENGTH_DEVIATION = np.log(0.5), 1.0
 _SIGNAL_MEAN, _SIGNAL_DEVIATION = 0.0, 1.0
-_NOISE_MEAN, _NOISE_DEVIATION = np.log(1e-3), 2.0
+_NOISE_DEVIATION = 2.0
 _LENGTH_BOUNDS = (np.log(1e-2), np.log(1e3))
 _SIGNAL_BOUNDS = (np.log(1e-2), np.log(1e2))
-_MOST_NOISE = 1.0  # all of the variance of the targets
+# From next to nothing to all of the variance of the targets.
+_NOISE_BOUNDS = (np.log(1e-8), 0.0)
 
 
 def warp(scores: ArrayLike) -> Array:
@@ -172,7 +173,7 @@ class GaussianProcess:
 
 
 def fit(
-    x: Array, y: Array, groups: NDArray[np.intp], least_noise: float = 1e-4
+    x: Array, y: Array, groups: NDArray[np.intp], expected_noise: float = 1e-4
 ) -> GaussianProcess:
     """The Gaussian process whose hyperparameters are the most probable ones.
 
@@ -180,17 +181,16 @@ def fit(
         x: [n, columns] points in about a unit cube.
         y: [n] targets of about zero mean and unit variance.
         groups: [columns] which length scale each column has.
-        least_noise: lower bound of the variance of the noise.
+        expected_noise: variance of the noise that is most probable beforehand.
     """
     count = int(groups.max(initial=-1)) + 1
-    posterior = _Posterior(x, y, groups, count)
-    low = np.log(np.clip(least_noise, 1e-10, _MOST_NOISE))
-    bounds = [_LENGTH_BOUNDS] * count + [_SIGNAL_BOUNDS, (low, np.log(_MOST_NOISE))]
-    middle = np.append(np.full(count, posterior.length_mean), [0.0, max(low, -6.0)])
+    noise = np.clip(np.log(max(expected_noise, 1e-300)), *_NOISE_BOUNDS)
+    posterior = _Posterior(x, y, groups, count, float(noise))
+    bounds = [_LENGTH_BOUNDS] * count + [_SIGNAL_BOUNDS, _NOISE_BOUNDS]
     # The second start explains the targets by short scales, the third by noise.
-    starts = [middle, middle.copy(), middle.copy()]
+    starts = [posterior.means, posterior.means.copy(), posterior.means.copy()]
     starts[1][:count] -= 1.5
-    starts[2][-1] = max(low, np.log(0.3))
+    starts[2][-1] = np.log(0.3)
     found = [
         scipy.optimize.minimize(
             posterior,
@@ -212,17 +212,20 @@ class _Posterior:
     """Negative log posterior of the logarithms of length scales, signal and noise."""
 
     def __init__(
-        self, x: Array, y: Array, groups: NDArray[np.intp], count: int
+        self,
+        x: Array,
+        y: Array,
+        groups: NDArray[np.intp],
+        count: int,
+        noise_mean: float = 0.0,
     ) -> None:
         self._y = y
         squares = np.zeros((count, len(x), len(x)))
         for column, group in zip(x.T, groups, strict=True):
             squares[group] += (column[:, None] - column) ** 2
         self._squares = squares.reshape(count, len(x) ** 2)
-        self.length_mean = _LENGTH_MEAN + 0.5 * np.log(max(count, 1))
-        self._means = np.append(
-            np.full(count, self.length_mean), [_SIGNAL_MEAN, _NOISE_MEAN]
-        )
+        length_mean = _LENGTH_MEAN + 0.5 * np.log(max(count, 1))
+        self.means = np.append(np.full(count, length_mean), [_SIGNAL_MEAN, noise_mean])
         self._deviations = np.append(
             np.full(count, _LENGTH_DEVIATION), [_SIGNAL_DEVIATION, _NOISE_DEVIATION]
         )
@@ -230,7 +233,7 @@ class _Posterior:
     def __call__(self, logarithms: Array) -> tuple[float, Array]:
         """The value and its gradient."""
         likelihood, gradient = self.log_likelihood(logarithms)
-        scaled = (logarithms - self._means) / self._deviations
+        scaled = (logarithms - self.means) / self._deviations
         value = 0.5 * float(scaled @ scaled) - likelihood
         return value, scaled / self._deviations - gradient
 
