@@ -31,7 +31,7 @@ class LearnedDoom(ktb.QualityIndicator):
     quantity = "learned chance of a useless training"
     advice = "change what the other findings name"
     min_epochs = SEEN
-    threshold: float = 0.9
+    threshold: float = 0.8
     intercept: float = 0.0
     weights: tuple[float, ...] = (0.0,) * 5
 
@@ -117,7 +117,7 @@ def record(folder, name, x, y, trials):
 def fitted(examples):
     """A logistic regression of outcomes on features."""
     seen, useless = zip(*examples, strict=True)
-    return linear_model.LogisticRegression(C=0.3).fit(np.array(seen), useless)
+    return linear_model.LogisticRegression().fit(np.array(seen), useless)
 
 
 def main():
@@ -126,7 +126,7 @@ def main():
     parser.add_argument("--smoke", action="store_true", help="fewer trials")
     parser.add_argument("--trials", type=int, default=24, help="of each task")
     options = parser.parse_args()
-    trials = 6 if options.smoke else options.trials
+    trials = 8 if options.smoke else options.trials
 
     with tempfile.TemporaryDirectory() as folder:
         stores = {name: record(folder, name, x, y, trials) for name, x, y in tasks()}

@@ -136,11 +136,24 @@ def progress(trace: Trace) -> float:
 def learned(trace: Trace, guard: float) -> bool:
     """Whether a training is spared for its progress, or because that is unknown.
 
+    It is when its loss has fallen by the share `guard`, or is on the way to do so by
+    the end of the plan; and in the first 5 % of a plan, which is for slow starters.
+
     Args:
         trace: all that is known of it.
         guard: share of the loss scale; `inf` spares nothing.
     """
-    return guard != math.inf and not progress(trace) < guard
+    if guard == math.inf:
+        return False
+    planned = trace.max_epochs
+    share = 1.0 if planned is None else min(1.0, trace.epoch / planned)
+    return hasty(trace) or not progress(trace) < guard * share
+
+
+def hasty(trace: Trace) -> bool:
+    """Whether the first 5 % of a known plan have not passed yet."""
+    planned = trace.max_epochs
+    return planned is not None and trace.epoch < settling_epochs(planned)
 
 
 def progress_epochs(max_epochs: int | None) -> int:

@@ -71,7 +71,8 @@ class GradientMeter:
             return None
         gradients = self.tap.gradients()
         if self._is_large is None:
-            self._is_large = _is_large(gradients)
+            parameters = sum(0 if g is None else g.size for g in gradients)
+            self._is_large = is_large(parameters, len(gradients))
             self._schedule = SampledSteps(self._steps, sparse=self._is_large)
             self._schedule.due(step)
         return self._sample(gradients, near_end=self._schedule.near_end)
@@ -148,6 +149,11 @@ def _columns(epoch: _Epoch, typical: Gradients) -> Columns:
     }
 
 
+def is_large(parameters: int, variables: int) -> bool:
+    """Whether fewer steps are sampled of a model of this size."""
+    return parameters > _MANY_PARAMETERS or variables > _MANY_VARIABLES
+
+
 class SampledSteps:
     """Which steps of an epoch are sampled.
 
@@ -168,7 +174,7 @@ class SampledSteps:
 
     Args:
         steps: steps of the epoch, or `None` when unknown.
-        sparse: sample one step in ten, for a large model.
+        sparse: sample one step in ten, for a model that `is_large`.
     """
 
     def __init__(self, steps: int | None, *, sparse: bool = False) -> None:
@@ -217,11 +223,6 @@ def by_statistic(group: str, table: np.ndarray) -> Columns:
 def rounded(values: Any) -> tuple[float, ...]:
     """Numbers with the digits they have, so that files are short and exact."""
     return tuple(float(f"{value:.{_SIGNIFICANT_DIGITS}g}") for value in values)
-
-
-def _is_large(gradients: Gradients) -> bool:
-    parameters = sum(0 if each is None else each.size for each in gradients)
-    return parameters > _MANY_PARAMETERS or len(gradients) > _MANY_VARIABLES
 
 
 def _sample(gradient: np.ndarray | None) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kt_bttackler.course import (
     NEGLIGIBLE_LOSS,
-    brief_epochs,
+    hasty,
     loss_scale,
     losses,
     rate_rose,
@@ -38,7 +38,7 @@ class PassiveLossChanges(QualityIndicator):
     are not asked to hurry. A curve that fell at once and has been flat since is flat,
     too: `progress_guard` spares it, as its median loss lies below l0. And the training
     must have stalled: two epochs, after the first 5 % of the plan, in which the loss
-    had not fallen by 5 % within the last 10 % of the plan (at least two epochs).
+    had not fallen by 5 % within the last 10 % of the plan (at least five epochs).
 
     Do not use on losses with a large constant offset.
 
@@ -91,9 +91,7 @@ class PassiveLossChanges(QualityIndicator):
 
     def applies(self, trace: Trace) -> bool:
         """In the early stage, unless the learning rate is still to rise."""
-        planned = trace.max_epochs
-        hasty = planned is not None and trace.epoch <= settling_epochs(planned)
-        if not super().applies(trace) or hasty or rise_ahead(trace):
+        if not super().applies(trace) or hasty(trace) or rise_ahead(trace):
             return False
         return self.gap == "mean" or not self._spared(trace)
 
@@ -124,7 +122,7 @@ class PassiveLossChanges(QualityIndicator):
         if self.progress_guard == math.inf:
             return False
         values = self._values(trace)
-        if len(values) < 2 or not stalled(trace, brief_epochs(trace.max_epochs)):
+        if len(values) < 2 or not stalled(trace):
             return True
         fall = float(values[0] - np.median(values[1:]))
         return not fall < self.progress_guard * abs(float(values[0]))
@@ -137,14 +135,17 @@ class UnexpectedLossChanges(QualityIndicator):
     Over the last 30 % of the planned epochs (at least 4, at most 20) measures the
     standard deviation of the training loss per mean |loss| of the window, where the
     line fitted through the window rises by at least `rise`; 0 where it does not.
-    Not while the learning rate rose inside the window (restarts, cycles), and not on a
-    resumed training, whose largest loss is unknown.
+    Not while the learning rate rose inside the window (restarts, cycles), not on a
+    resumed training, whose largest loss is unknown, and not where the window keeps
+    half of what there was to learn (`progress_guard`): a good training may stumble.
 
     Do not use with losses that are resampled every epoch, as in adversarial nets.
 
     Attributes:
         threshold: share of the mean |loss|, 0.2.
         rise: rise of the fitted line over the window, as a share, 0.05.
+        progress_guard: share of D by which the mean loss of the window lies below the
+            first loss for the training to be spared. `inf` spares nothing.
 
     Example:
         >>> from kt_bttackler.trace import Header, Record, Trace
@@ -166,6 +167,19 @@ class UnexpectedLossChanges(QualityIndicator):
     stage = "late"
     threshold: float = 0.2
     rise: float = 0.05
+    progress_guard: float = 0.5
+
+    def applies(self, trace: Trace) -> bool:
+        """Late in a training that has not kept what it learned."""
+        return super().applies(trace) and not self._spared(trace)
+
+    def _spared(self, trace: Trace) -> bool:
+        window, values = _window(trace, "loss"), losses(trace)
+        known = values[np.isfinite(values)]
+        if self.progress_guard == math.inf or window is None or not len(known):
+            return False
+        kept = float(known[0] - np.mean(window))
+        return kept >= self.progress_guard * loss_scale(known)
 
     def measure(self, trace: Trace) -> float:
         """Spread of the window where it rises, 0 where not; `nan` before."""

@@ -63,7 +63,7 @@ def preset(name: str) -> tuple[tuple[QualityIndicator, ...], Rule]:
             ExponentiallyReducedGradients(patience=1, progress_guard=guard),
             PassiveLossChanges(),
             LowActivationRatio(patience=1, progress_guard=guard),
-            UnexpectedLossChanges(),
+            UnexpectedLossChanges(progress_guard=guard),
             NoMoreGain(require_objective=False),
         ), AnyFinding()
     if name == "upstream":

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kt_bttackler.early_variables import early_variables
+from kt_bttackler.optimizer_building import build_optimizer
 from kt_bttackler.twins import Twins
 
 KEPT_ROWS = 128  # of a training batch, for the probe
@@ -164,6 +164,8 @@ class StepRecorder:
 
         @functools.wraps(original)
         def train_step(data: Any) -> Any:
+            if not tf.executing_eagerly():
+                self._safely(build_optimizer, model)
             step = _Step(tf.compat.v1.get_default_graph())
             with self._noting_updates(model, step):
                 logs = original(data)
@@ -208,8 +210,7 @@ class StepRecorder:
             # The scale of this step: `apply` may change it.
             scale = self._safely(loss_scale, optimizer)
             update = _Update(optimizer, gradients, variables, scale)
-            with early_variables():
-                result = original(gradients, trainable_variables, **others)
+            result = original(gradients, trainable_variables, **others)
             step = self._open_steps.get(threading.get_ident())
             if step is not None and tf.compat.v1.get_default_graph() is step.graph:
                 step.updates.append(update)

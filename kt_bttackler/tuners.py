@@ -14,137 +14,21 @@ from __future__ import annotations
 
 import inspect
 import logging
-import zlib
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import keras
 import keras_tuner
-from keras_tuner.engine.trial import Trial
 
-from kt_bttackler import channel, context
+from kt_bttackler.diagnosed_tuner import DiagnosedTuner
 from kt_bttackler.oracles import (
     BayesianOptimizationOracle,
     SMACOracle,
     SuccessiveHalvingOracle,
     TPEOracle,
-    diagnosed,
-    requested,
 )
 from kt_bttackler.oracles.mixin import seed_of
-from kt_bttackler.probe_data import slice_rows
 from kt_bttackler.resuming import ResumesTraining
 
 _logger = logging.getLogger(__name__)
-
-
-class DiagnosedTuner(keras_tuner.Tuner):
-    """What the tuners of this module add to KerasTuner's.
-
-    It stands behind KerasTuner's class in the bases, where its constructor receives
-    the oracle which that class has made, before the project is reloaded.
-
-    - The oracle is made one that understands diagnosed trials.
-    - The callbacks know their trial, in the workers of a distributed search, too,
-      and are given rows of x that are in memory to probe the model with.
-    - A verdict reaches the oracle even if `HyperModel.fit` returns a number or a dict.
-    - A trial whose first execution was diagnosed is not executed again.
-    - With `seed`, every execution has a seed of its own, made of it, the trial and
-      the execution, so that what is stopped does not shift the trainings after it.
-
-    Args:
-        oracle: the oracle of the search.
-        hypermodel: a function that builds a model, or a `keras_tuner.HyperModel`.
-        stopped_value: what a stopped trial counts for the search algorithm; see
-            `kt_bttackler.oracles.DiagnosedOracleMixin`.
-        avoid_diagnosed: turn proposals away that would very likely be stopped; see
-            there.
-        **kwargs: arguments of `keras_tuner.Tuner`.
-
-    Raises:
-        ValueError: there is no such `stopped_value`, a grid search is to avoid
-            something, or there is nothing to build models with.
-    """
-
-    seed: int | None = None
-    # The class of the oracle, where it is not the given one made to understand.
-    oracle_class: ClassVar[type[keras_tuner.Oracle] | None] = None
-
-    def __init__(
-        self,
-        oracle: keras_tuner.Oracle,
-        hypermodel: Any = None,
-        *args: Any,
-        stopped_value: str = "last",
-        avoid_diagnosed: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        # KerasTuner asks this of its own tuners, but not where a subclass has a
-        # `run_trial`, as this one has.
-        if hypermodel is None and type(self).run_trial is DiagnosedTuner.run_trial:
-            raise ValueError(
-                "`hypermodel` must be given unless `run_trial` is overridden, got None."
-            )
-        oracle.__class__ = self.oracle_class or diagnosed(type(oracle))
-        oracle.begin_diagnosing(stopped_value, avoid_diagnosed)
-        self.oracle = oracle
-        self.begin_diagnosing()
-        super().__init__(oracle, hypermodel, *args, **kwargs)
-
-    def begin_diagnosing(self) -> None:
-        """Sets what this class keeps; for a tuner that becomes one of its class."""
-        self._max_epochs = getattr(self.oracle, "max_epochs", None)
-        self._execution = 0
-        self._first_result: Any = None
-
-    def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
-        """Runs the executions of a trial; its callbacks know which one it is."""
-        if kwargs.get("callbacks") is None:
-            kwargs.pop("callbacks", None)
-        self._execution, self._first_result = 0, None
-        context.publish(
-            context.RunningTrial.of(
-                trial,
-                self.oracle,
-                self.project_dir,
-                # A worker's oracle, which only asks the chief, does not know it.
-                max_epochs=getattr(self.oracle, "max_epochs", self._max_epochs),
-                probe_data=_probe_rows(args, kwargs),
-            )
-        )
-        try:
-            return super().run_trial(trial, *args, **kwargs)
-        except BaseException:
-            context.publish(None)
-            raise
-        finally:
-            self._first_result = None
-
-    def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
-        # Private, but kept for overriding by KerasTuner: one call is one execution.
-        execution, self._execution = self._execution, self._execution + 1
-        if execution > 0 and _is_diagnosed(self._first_result):
-            return self._first_result
-        if self.seed is not None:
-            name = f"{self.seed}/{self._origin(trial)}/{execution}"
-            keras.utils.set_random_seed(zlib.crc32(name.encode()))
-        if execution == 0:
-            requested.watch(trial.hyperparameters)
-        result = super()._build_and_fit_model(trial, *args, **kwargs)
-        if execution == 0:
-            unread = requested.entries(trial.hyperparameters)
-            if unread:
-                result = _with_requests(result, unread, self.oracle.objective)
-            running = context.running_trial()
-            entries = running.channels.get(0) if running is not None else None
-            if entries:
-                result = with_channel(result, entries, self.oracle.objective)
-            self._first_result = result
-        return result
-
-    def _origin(self, trial: Trial) -> str:
-        """Id of the trial in which the training began, of which its seeds are made."""
-        return str(trial.trial_id)
 
 
 class _GivenSeed:
@@ -342,58 +226,3 @@ class SMAC(_GivenSeed, _Suggested, DiagnosedTuner):
     """
 
     oracle_class = SMACOracle
-
-
-def _probe_rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Rows of x, and of y, to probe models with; None unless they are in memory."""
-    x = kwargs.get("x", args[0] if args else None)
-    y = kwargs.get("y", args[1] if len(args) > 1 else None)
-    try:
-        labelled = None if y is None else slice_rows((x, y))
-        return slice_rows(x) if labelled is None else labelled
-    except Exception as error:
-        _logger.warning("No rows of x to probe the model with: %r", error)
-        return None
-
-
-def _is_diagnosed(result: Any) -> bool:
-    """Whether the result of an execution carries a harmful verdict."""
-    if isinstance(result, list):
-        return any(_is_diagnosed(part) for part in result)
-    if isinstance(result, keras.callbacks.History):
-        metrics = {name: values[-1] for name, values in result.history.items()}
-    elif isinstance(result, Mapping):
-        metrics = dict(result)
-    else:
-        return False
-    message = channel.decode(metrics)
-    verdict = None if message is None else message.verdict
-    return verdict is not None and not verdict.benign
-
-
-def _with_requests(result: Any, unread: Mapping[str, float], objective: Any) -> Any:
-    """Adds to a result which hyperparameters were not asked for."""
-    if isinstance(result, list):
-        return [_with_requests(part, unread, objective) for part in result]
-    if isinstance(result, keras.callbacks.History):
-        epochs = max(map(len, result.history.values()), default=0)
-        result.history.update(
-            {name: [value] * epochs for name, value in unread.items()}
-        )
-        return result
-    return with_channel(result, unread, objective)
-
-
-def with_channel(result: Any, entries: Mapping[str, float], objective: Any) -> Any:
-    """Adds a verdict to what `HyperModel.fit` returned; a History carries it already.
-
-    What was returned is the value of the trial, and so its last one.
-    """
-    if isinstance(result, list):
-        return [with_channel(part, entries, objective) for part in result]
-    if isinstance(result, keras.callbacks.History):
-        return result
-    metrics = dict(result) if isinstance(result, Mapping) else {objective.name: result}
-    parts = getattr(objective, "objectives", [objective])  # of a MultiObjective
-    last = {part.name: metrics[part.name] for part in parts if part.name in metrics}
-    return metrics | channel.with_last(entries, last)

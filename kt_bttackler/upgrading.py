@@ -7,9 +7,9 @@ from typing import Any
 import keras_tuner
 
 from kt_bttackler import context
+from kt_bttackler.diagnosed_tuner import DiagnosedTuner, with_channel
 from kt_bttackler.fuses import warn
 from kt_bttackler.oracles import diagnosed
-from kt_bttackler.tuners import DiagnosedTuner, with_channel
 
 
 class _OwnRunTrial:
@@ -106,6 +106,11 @@ def _upgrade_class(tuner: Any) -> None:
             f"{own.__name__} runs its trials in its own way: where it does not call "
             "`super().run_trial`, executions after a stopped one are not skipped, "
             "and no rows of x are given to the probe."
+        )
+    if isinstance(tuner, keras_tuner.Hyperband):
+        warn(
+            "promoted trials go on as in KerasTuner, with the weights of their best epoch "
+            "and a new optimizer; `kt_bttackler.Hyperband` goes on exactly."
         )
     if own not in _MADE:
         bases = (_OwnRunTrial, own, *((DiagnosedTuner,) if trains_models else ()))

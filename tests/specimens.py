@@ -91,6 +91,6 @@ SICK = {
     "ERG": trace(STUCK, gradients=[1e-13, 1e-9, 1e-5, 1e-1]),
     "PLC": trace(STUCK),
     "LAR": trace(STUCK, inactive=0.9),
-    "ULC": trace([2.0 / n for n in range(1, 11)] + [0.5, 0.2, 0.9, 0.4, 1.4, 0.8, 1.9]),
+    "ULC": trace([2.0 / n for n in range(1, 11)] + [1.5, 0.6, 2.2, 1.2, 2.8, 1.6, 3.1]),
     "NMG": trace([2.0 / n for n in range(1, 11)] + [0.21] * 8),
 }

@@ -82,7 +82,7 @@ def test_without_and_replace_leave_the_original_alone():
         (
             lambda: Diagnosis([3]),
             TypeError,
-            "must be QualityIndicator instances, got 3",
+            "must be QualityIndicator instances or ids, got 3",
         ),
         (
             lambda: Diagnosis([], rule=3),

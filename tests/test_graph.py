@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import keras
 import numpy as np
@@ -301,7 +300,7 @@ def test_odd_models_fall_back_to_the_order_of_definition(monkeypatch):
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_a_thousand_layers_take_a_moment(residual):
+def test_a_thousand_layers_are_no_recursion(residual):
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(20_000)  # Keras itself recurses once per layer
     try:
@@ -312,9 +311,7 @@ def test_a_thousand_layers_take_a_moment(residual):
         model = keras.Model(x, h)
     finally:
         sys.setrecursionlimit(limit)
-    start = time.process_time()
     found = inspect_model(model)
-    assert time.process_time() - start < 1.0  # 0.03 and 0.08 s on an idle machine
     assert len(found.layers) == 1000
     assert len(found.edges) == (500 * 501 // 2 if residual else 999)
 

@@ -350,3 +350,27 @@ def test_a_penalty_of_unknown_beginning_leaves_the_first_batch_out():
         for r in sick.records
     ]
     assert first_epoch(PLC, Trace(sick.header, records)) == 3
+
+
+def test_a_good_training_may_stumble():
+    # Real losses of an LSTM that ended among the best.
+    losses = [1.09, 0.78, 0.49, 0.33, 0.16, 0.07, 0.015, 0.004, 0.002, 0.002]
+    losses += [0.001, 0.001, 0.001, 0.001, 0.001, 0.229, 0.05, 0.005]
+    stumbling = specimens.trace(losses, first=1.1)
+    assert first_epoch(Diagnosis()["ULC"], stumbling) is None
+    assert first_epoch(Diagnosis("paper")["ULC"], stumbling) == 16
+
+
+def test_dead_units_of_a_net_that_is_on_its_way_are_no_finding():
+    # Real losses of a sparse net that learns slowly at first and steadily.
+    losses = [2.3011, 2.2789, 2.2303, 2.1681, 2.0933, 2.0072, 1.9128, 1.8145]
+    sparse = specimens.trace(losses, first=2.3028, inactive=0.98)
+    assert first_epoch(Diagnosis()["LAR"], sparse) is None
+    assert first_epoch(Diagnosis("paper")["LAR"], sparse) == 2
+
+
+def test_long_plans_are_for_slow_starters():
+    stuck = specimens.trace(specimens.STUCK, inactive=0.9, max_epochs=160)
+    assert first_epoch(Diagnosis()["PLC"], stuck) == 8
+    assert first_epoch(Diagnosis()["LAR"], stuck) == 9
+    assert first_epoch(Diagnosis("paper")["LAR"], stuck) == 2

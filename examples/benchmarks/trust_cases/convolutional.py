@@ -2,6 +2,8 @@
 
 from trust_cases.dense import CROSS_ENTROPY, MOMENTUM
 from trust_cases.models import (
+    RATE_HIGH,
+    RATE_LOW,
     Configuration,
     conv,
     dense,
@@ -70,14 +72,14 @@ PAIRS = (
         "images-rate-high",
         "Adam with a learning rate of 0.3",
         IMAGES,
-        "ULC UPDATE_RATIO DEAD_UNITS LR_RANGE COLLAPSED_OUTPUT NO_PROGRESS LAR EAG",
+        RATE_HIGH,
         rate=0.3,
     ),
     pair(
         "images-rate-low",
         "RMSprop with a learning rate of 1e-6",
         IMAGES.but(optimizer="RMSprop"),
-        "UPDATE_RATIO PLC NO_PROGRESS LOSS_NOT_DECREASING",
+        RATE_LOW,
         rate=1e-6,
     ),
     pair(
@@ -93,7 +95,7 @@ PAIRS = (
         IMAGES.but(
             layers=(*4 * (conv(12, kernel_initializer="he_normal"),), POOL, *HEAD)
         ),
-        "ERG PLC COLLAPSED_OUTPUT SATURATION NO_PROGRESS LOSS_NOT_DECREASING POOR_INIT",
+        "ERG PLC COLLAPSED_OUTPUT SATURATION POOR_INIT",
         layers=(*6 * (conv(12, "sigmoid"),), MEAN, dense(10, "softmax")),
     ),
     pair(
@@ -141,7 +143,7 @@ PAIRS = (
         "residual-rate-high",
         "Adam with a learning rate of 0.3 on residual blocks",
         RESIDUAL.but(layers=_residual(4, (), 0.3), optimizer="Adam", rate=1e-3),
-        "ULC UPDATE_RATIO LR_RANGE COLLAPSED_OUTPUT OSCILLATION DEAD_UNITS EAG LAR",
+        RATE_HIGH,
         rate=0.3,
     ),
     pair(
@@ -152,7 +154,7 @@ PAIRS = (
             rate=3e-3,
             layers=(dense(32), NORM, layer("ReLU"), dense(1)),
         ),
-        "REGULARISER_DOMINATES COLLAPSED_OUTPUT PLC NO_PROGRESS LAR ERG",
+        "REGULARISER_DOMINATES COLLAPSED_OUTPUT PLC LAR ERG",
         layers=(
             dense(32, kernel_regularizer=initializer("L1", l1=0.5)),
             NORM,

@@ -176,12 +176,12 @@ def several_labels():
     return _split(_standard(x, 800), y, 800)
 
 
-def few_and_noisy(rows=60):
-    """Few rows of many features, a fifth of the labels wrong; 0 or 1."""
+def few_and_noisy(rows=100):
+    """Few rows of many features, a tenth of the labels wrong; 0 or 1."""
     x, y = datasets.make_classification(
-        rows + 400, 30, n_informative=5, flip_y=0.2, class_sep=1.0, random_state=3
+        rows + 400, 20, n_informative=5, flip_y=0.2, class_sep=1.5, random_state=3
     )
-    return _split(x, y[:, None], rows)
+    return _split(_standard(x, rows), y[:, None], rows)
 
 
 def parity(bits=3):

@@ -13,6 +13,13 @@ import keras
 
 from trust_cases import data
 
+# Expected findings of faults that come in many guises.
+RATE_HIGH = (
+    "ULC UPDATE_RATIO AGV EAG OSCILLATION LR_RANGE DEAD_UNITS LAR COLLAPSED_OUTPUT"
+)
+RATE_LOW = "UPDATE_RATIO PLC"
+TARGETS_RAW = "AGV ULC EAG DEAD_UNITS LAR UPDATE_RATIO COLLAPSED_OUTPUT NUMERIC_EDGE"
+
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:

@@ -1,0 +1,164 @@
+"""Trainings that take turns step by step, so that noise hits all of them alike."""
+
+import threading
+import time
+
+import keras
+import numpy as np
+
+from kt_bttackler import DiagnosisCallback
+from overhead_parts.models import compiled, rows_for
+
+ARMS = ("plain", "plain again", "watched")
+
+
+class Turns:
+    """Lets several threads run one at a time, each for one training step."""
+
+    def __init__(self, parties):
+        self._condition = threading.Condition()
+        self._parties = list(parties)
+        self._running = self._parties[0]
+
+    def wait(self, party):
+        """Waits for the turn of `party`."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._running == party)
+
+    def hand_over(self, party, *, leave=False):
+        """Ends the turn of `party`, and its part in the game if it leaves."""
+        with self._condition:
+            place = self._parties.index(party)
+            if leave:
+                self._parties.remove(party)
+            else:
+                place += 1
+            if self._parties:
+                self._running = self._parties[place % len(self._parties)]
+            self._condition.notify_all()
+
+
+class Meter(keras.callbacks.Callback):
+    """Takes turns, and adds up the time of every epoch; the last in its list."""
+
+    def __init__(self, arm, turns):
+        super().__init__()
+        self.arm, self.turns = arm, turns
+        self.cpu = []
+        self.wall = []
+        self._steps = 0
+
+    def on_train_begin(self, logs=None):
+        """Starts the clocks."""
+        self._start()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts an epoch."""
+        self.cpu.append(0.0)
+        self.wall.append(0.0)
+        self._steps = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Charges what has been, and lets the next arm run."""
+        # The time since the last step holds all that callbacks did after it.
+        self._charge()
+        self.turns.hand_over(self.arm)
+        self.turns.wait(self.arm)
+        self._start()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts."""
+        self._steps += 1
+
+    def on_train_end(self, logs=None):
+        """Charges the rest."""
+        self._charge()
+
+    def _start(self):
+        self._last = time.process_time(), time.perf_counter()
+
+    def _charge(self):
+        # Between two epochs: still the cost of the one before.
+        place = -2 if self._steps == 0 and len(self.cpu) > 1 else -1
+        self.cpu[place] += time.process_time() - self._last[0]
+        self.wall[place] += time.perf_counter() - self._last[1]
+        self._start()
+
+
+class TimedDiagnosis(DiagnosisCallback):
+    """Notes the seconds of its own hooks, epoch by epoch."""
+
+    def __init__(self, diagnosis=None, clock=time.process_time):
+        super().__init__(diagnosis, stop=False)
+        self.clock = clock
+        self.step_hooks = []
+        self.epoch_hooks = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Times the hook."""
+        self.step_hooks.append([])
+        super().on_epoch_begin(epoch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Times the hook."""
+        start = self.clock()
+        super().on_train_batch_end(batch, logs)
+        self.step_hooks[-1].append(self.clock() - start)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Times the hook."""
+        start = self.clock()
+        super().on_epoch_end(epoch, logs)
+        self.epoch_hooks.append(self.clock() - start)
+
+
+def train_in_turns(make, batch, steps, epochs):
+    """Trains a model in every arm.
+
+    Returns:
+        The meter of every arm, and the callback of the watched one.
+    """
+    turns = Turns(ARMS)
+    meters = {arm: Meter(arm, turns) for arm in ARMS}
+    models = {arm: compiled(make, built=True) for arm in ARMS}
+    watching = TimedDiagnosis()
+    x, y = rows_for(*models["plain"], batch * steps)
+
+    def run(arm):
+        turns.wait(arm)
+        try:
+            models[arm][0].fit(
+                x,
+                y,
+                batch_size=batch,
+                epochs=epochs,
+                shuffle=False,
+                verbose=0,
+                callbacks=[*([watching] if arm == "watched" else []), meters[arm]],
+            )
+        finally:
+            turns.hand_over(arm, leave=True)
+
+    threads = [threading.Thread(target=run, args=(arm,)) for arm in ARMS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    keras.backend.clear_session()
+    return meters, watching
+
+
+def ratio(over, under):
+    """Ratio of the sums over paired epochs, with a 95 % bootstrap interval.
+
+    The first epoch, which traces, is left out.
+    """
+    over, under = np.array(over[1:]), np.array(under[1:])
+    draws = np.random.default_rng(0).integers(0, len(over), (4000, len(over)))
+    resampled = over[draws].sum(axis=1) / under[draws].sum(axis=1)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return {
+        "ratio": float(over.sum() / under.sum()),
+        "low": float(low),
+        "high": float(high),
+    }

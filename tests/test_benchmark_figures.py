@@ -1,0 +1,78 @@
+"""The figures in `examples/benchmarks/README.md` are those of the recorded results."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parent.parent / "examples" / "benchmarks"
+README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+RESULTS = json.loads((BENCHMARKS / "results" / "oracles.json").read_text())
+
+
+def interval(fact: dict[str, float]) -> str:
+    return f"{fact['mean']:.4f} [{fact['low']:.4f}, {fact['high']:.4f}]"
+
+
+def cells(first: str) -> list[str]:
+    """What stands behind the first cell of a row."""
+    (row,) = (line for line in README.splitlines() if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")[1:]]
+
+
+@pytest.mark.parametrize("task", RESULTS["regret"])
+def test_regret(task: str) -> None:
+    recorded = RESULTS["regret"][task]
+    columns = ("GP", "TPE", "SMAC", "random", "KerasTuner-GP")
+    assert cells(task) == [
+        interval(recorded[name]["final"]) if name in recorded else ""
+        for name in columns
+    ]
+
+
+@pytest.mark.parametrize("name", RESULTS["seconds"])
+def test_seconds(name: str) -> None:
+    told = {
+        "KerasTuner-GP": "KerasTuner's GP",
+        "KerasTuner-GP, one thread": "the same, one thread",
+    }
+
+    def both(facts: Any) -> str:
+        return f"{facts['cpu_seconds']:.3f} / {facts['wall_seconds']:.3f}"
+
+    recorded = RESULTS["seconds"][name]
+    assert cells(told.get(name, name)) == [
+        both(recorded[trials]) if trials in recorded else ""
+        for trials in ("10", "30", "100", "300")
+    ]
+
+
+@pytest.mark.parametrize("name", RESULTS["stopped"])
+@pytest.mark.parametrize("scenario", ["flattering", "harsh"])
+def test_policies(name: str, scenario: str) -> None:
+    recorded = RESULTS["stopped"][name][scenario].values()
+    regrets = [interval(facts["regret"]) for facts in recorded]
+    assert cells(f"{name}, {scenario}: regret") == regrets
+    counts = [f"{facts['stopped']['mean']:.1f}" for facts in recorded]
+    assert cells(f"{name}, {scenario}: trials stopped") == counts
+
+
+def test_every_run_is_recorded() -> None:
+    seeds = RESULTS["settings"]["seeds"]
+    for recorded in RESULTS["regret"].values():
+        for name in ("GP", "TPE", "random"):
+            assert len(recorded[name]["runs"]) == seeds == 20
+
+
+def test_the_gaussian_process_is_faster_and_no_worse_than_kerastuners() -> None:
+    seconds = RESULTS["seconds"]
+    for unit in ("cpu_seconds", "wall_seconds"):
+        theirs = seconds["KerasTuner-GP"]["100"][unit]
+        assert 20.0 * seconds["GP"]["100"][unit] < theirs
+    for task in ("branin", "hartmann6"):
+        recorded = RESULTS["regret"][task]
+        ours, theirs = recorded["GP"]["final"], recorded["KerasTuner-GP"]["final"]
+        assert ours["mean"] <= theirs["mean"]
