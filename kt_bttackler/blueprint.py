@@ -149,6 +149,4 @@ def _is_weighted(model: keras.Model) -> bool:
 
 
 def _snake_case(name: str) -> str:
-    return re.sub(
-        r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name
-    ).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -83,7 +83,7 @@ class GradientMeter:
             self._sample(self.tap.gradients(), near_end=True)
         typical = self._typical or self.tap.gradients()
         self._typical = None
-        return self._submit(_columns, self._epoch, typical)
+        return self._submit(_columns, self._epoch, list(typical))
 
     def finite_so_far(self) -> Columns:
         """Finiteness of the gradients sampled in the running epoch."""
@@ -127,7 +127,10 @@ def _reduce(epoch: _Epoch, gradients: Gradients, rows: int | None) -> bool:
 
 
 def _columns(epoch: _Epoch, typical: Gradients) -> Columns:
-    """The columns of an epoch; its ten statistics are those of `typical`."""
+    """The columns of an epoch; its ten statistics are those of `typical`.
+
+    Empties the list: a worker must not keep large arrays longer than it needs them.
+    """
     if not epoch.samples:
         return {}
     values = np.array(epoch.samples)
@@ -209,8 +212,8 @@ class SampledSteps:
 
 
 def weight_columns(weights: list[np.ndarray]) -> Columns:
-    """The ten statistics of each variable."""
-    return by_statistic("weight", _summary(list(weights)))
+    """The ten statistics of each variable. Empties the list, too."""
+    return by_statistic("weight", _summary(weights))
 
 
 def by_statistic(group: str, table: np.ndarray) -> Columns:
@@ -231,9 +234,13 @@ def _sample(gradient: np.ndarray | None) -> tuple[float, ...]:
     return stats.sample(gradient)
 
 
-def _summary(arrays: Gradients) -> np.ndarray:
+def _summary(arrays: list[Any]) -> np.ndarray:
     absent = (math.nan,) * len(stats.SUMMARY)
-    rows = [absent if array is None else stats.summarize(array) for array in arrays]
+    rows = []
+    arrays.reverse()
+    while arrays:
+        array = arrays.pop()
+        rows.append(absent if array is None else stats.summarize(array))
     return np.array(rows).reshape(len(rows), len(stats.SUMMARY))
 
 

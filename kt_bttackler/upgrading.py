@@ -109,8 +109,8 @@ def _upgrade_class(tuner: Any) -> None:
         )
     if isinstance(tuner, keras_tuner.Hyperband):
         warn(
-            "promoted trials go on as in KerasTuner, with the weights of their best epoch "
-            "and a new optimizer; `kt_bttackler.Hyperband` goes on exactly."
+            "promoted trials go on as in KerasTuner, with the weights of their best "
+            "epoch and a new optimizer; `kt_bttackler.Hyperband` goes on exactly."
         )
     if own not in _MADE:
         bases = (_OwnRunTrial, own, *((DiagnosedTuner,) if trains_models else ()))

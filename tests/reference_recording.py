@@ -35,7 +35,9 @@ def constant_ratio(output, bounded):
     constant = []
     for unit in by_unit(output):
         size = max(abs(min(unit)), abs(max(unit)))
-        constant.append(max(unit) - min(unit) <= (1e-3 if bounded else 1e-6 * (1 + size)))
+        constant.append(
+            max(unit) - min(unit) <= (1e-3 if bounded else 1e-6 * (1 + size))
+        )
     return sum(constant) / len(constant)
 
 

@@ -162,7 +162,11 @@ def test_keras_still_keeps_the_arguments_of_compile():
         ([layers.Embedding(5, 3, mask_zero=True), layers.LSTM(2)], True),
         ([layers.Reshape((4, 1)), layers.Masking(), layers.LSTM(2)], True),
         (
-            [keras.Sequential([layers.Embedding(5, 3, mask_zero=True), layers.LSTM(2)])],
+            [
+                keras.Sequential(
+                    [layers.Embedding(5, 3, mask_zero=True), layers.LSTM(2)]
+                )
+            ],
             True,
         ),
     ],
@@ -293,4 +297,3 @@ def test_linear_pairs_of_models_built_in_other_ways():
     shared = layers.Dense(4, name="shared")
     model = keras.Model(x, layers.Dense(2)(shared(shared(x))))
     assert structure(model)["linear_pairs"] == ()
-
