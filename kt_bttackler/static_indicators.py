@@ -62,11 +62,12 @@ class OutputLossMismatch(QualityIndicator):
     `from_logits=True`; a cross-entropy of probabilities whose output is no softmax, or
     a binary one whose output is neither sigmoid nor softmax.
 
-    A ground for stopping is in a model with one output the softmax
-    over one unit, and targets far out of reach: more than a quarter of their range, and
-    spread more widely than the head can be. The others often train, and are warnings.
-    What is unknown (activations and losses of one's own) is no contradiction. Sources:
-    AUTOTRAINER, NeuraLint, UMLAUT.
+    A ground for stopping is in a model with one output the softmax over one unit (but
+    for binary cross-entropies, which Keras computes from its logits), and targets far
+    out of reach: more than a quarter of their range, and spread more widely than the
+    head can be. The others often train, and are warnings. What is unknown (activations
+    and losses of one's own) is no contradiction. Sources: AUTOTRAINER, NeuraLint,
+    UMLAUT.
 
     Attributes:
         threshold: contradictions, 0.
@@ -110,10 +111,12 @@ class OutputLossMismatch(QualityIndicator):
 
     def stops(self, trace: Trace) -> bool:
         """Whether the only output of the model can never be right."""
-        outputs = trace.header.outputs
-        if len(outputs) != 1:
+        if len(trace.header.outputs) != 1:
             return False
-        return _is_constant(outputs[0], trace) or _is_far_off(outputs[0])
+        (output,) = trace.header.outputs
+        # Keras computes a binary cross-entropy from the logits of a softmax: it trains.
+        constant = _is_constant(output, trace) and output.get("loss") not in _BINARY
+        return constant or _is_far_off(output)
 
     def _contradictions(self, trace: Trace) -> list[str]:
         found: list[str] = []

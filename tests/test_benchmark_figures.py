@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ import pytest
 BENCHMARKS = pathlib.Path(__file__).parent.parent / "examples" / "benchmarks"
 README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
 RESULTS = json.loads((BENCHMARKS / "results" / "oracles.json").read_text())
+TRUST = json.loads((BENCHMARKS / "results" / "trust.json").read_text())
+sys.path.insert(0, str(BENCHMARKS))
+
+import trust  # noqa: E402
 
 
 def interval(fact: dict[str, float]) -> str:
@@ -76,3 +81,10 @@ def test_the_gaussian_process_is_faster_and_no_worse_than_kerastuners() -> None:
         recorded = RESULTS["regret"][task]
         ours, theirs = recorded["GP"]["final"], recorded["KerasTuner-GP"]["final"]
         assert ours["mean"] <= theirs["mean"]
+
+
+def test_trust() -> None:
+    assert trust.table(TRUST["presets"], "preset") in README
+    assert TRUST["settings"]["seeds"] == [0], "the text says so"
+    for preset in ("conservative", "extended"):
+        assert TRUST["presets"][preset]["false_stops"]["count"] == 0

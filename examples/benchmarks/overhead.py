@@ -2,7 +2,7 @@
 
     python examples/benchmarks/overhead.py --json overhead.json [--smoke]
         [--models cnn,lstm,transformer,tabular,resnet] [--epochs 20] [--epoch-seconds 5]
-        [--page docs/cost.md]
+        [--page FILE]
 
 Three arms train copies of one model in one process: plain, plain again, and watched.
 They take turns step by step, so that whatever else the machine does hits all three

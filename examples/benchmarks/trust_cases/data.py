@@ -151,13 +151,13 @@ def moons():
 
 
 def spirals():
-    """Two spirals, wound round each other; 0 or 1."""
+    """Two spirals of one and a half turns, wound round each other; 0 or 1."""
     random = np.random.RandomState(0)
     y = random.randint(0, 2, 1200)
-    turn = 1.5 * np.pi * np.sqrt(random.uniform(0.02, 1, 1200))
+    turn = 3 * np.pi * np.sqrt(random.uniform(0.02, 1, 1200))
     angle = turn + np.pi * y
-    x = np.stack([turn * np.cos(angle), turn * np.sin(angle)], axis=1) / 3
-    return _split(x + 0.03 * random.normal(size=x.shape), y[:, None], 900)
+    x = np.stack([turn * np.cos(angle), turn * np.sin(angle)], axis=1) / 6
+    return _split(x + 0.02 * random.normal(size=x.shape), y[:, None], 900)
 
 
 def rare():
@@ -300,6 +300,7 @@ DATA = {
     "several labels": several_labels,
     "few and noisy": few_and_noisy,
     "parity": parity,
+    "parity of four": functools.partial(parity, bits=4),
     "two targets": two_targets,
     "pictures": pictures,
     "waves": waves,

@@ -225,8 +225,17 @@ CASES = (
         "a long plateau: the parity of three bits in ten",
         CANCER.but(
             data="parity",
-            layers=(*stack((32,), "tanh"), dense(1, "sigmoid")),
-            rate=3e-3,
+            layers=(dense(32, "tanh"), dense(1, "sigmoid")),
+            rate=1e-3,
+            epochs=40,
+        ),
+    ),
+    HardCase(
+        "hard-longer-plateau-parity",
+        "a plateau of a third of the budget: the parity of four bits in ten",
+        CANCER.but(
+            data="parity of four",
+            layers=(dense(32, "tanh"), dense(1, "sigmoid")),
             epochs=40,
         ),
     ),
@@ -235,8 +244,8 @@ CASES = (
         "a long plateau: two spirals",
         CANCER.but(
             data="spirals",
-            layers=(*stack((24, 24), "tanh"), dense(1, "sigmoid")),
-            rate=5e-3,
+            layers=(*stack((32, 32), "tanh"), dense(1, "sigmoid")),
+            rate=1e-2,
             epochs=40,
         ),
     ),

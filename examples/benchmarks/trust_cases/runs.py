@@ -9,6 +9,7 @@ import statistics
 import keras
 import numpy as np
 import scipy.optimize
+import scipy.stats
 
 from trust_cases import HARD, PAIRS, data
 from trust_cases.models import Configuration, loss_function
