@@ -57,6 +57,9 @@ def test_figures_are_those_of_the_recorded_results(name):
     assert " | ".join(cells) in README
     seconds = f"{random['seconds']:.1f} s against {plain['seconds']:.1f} s"
     assert seconds in README.replace("\n", " ")
+    if name == "digits":
+        ended = f"of the digits ended at {bayesian['best_score']:.4f}"
+        assert ended in README.replace("\n", " ")
     assert results["comparison"]["stopped_in_top"] == []
     scores = {t["id"]: t["score"] for t in results["arms"]["random without"]["trials"]}
     for trial in results["arms"]["random"]["trials"]:
