@@ -471,7 +471,7 @@ if {name!r} == "chief":
         t.hyperparameters.get("bad")] for t in trials]))
 else:
     print("RESULT", json.dumps([[c.trial.trial_id, str(c.trial.project_dir),
-        len(c.trial.probe_data), c.logs[-1]["val_loss"]] for c in parts.COPIES]))
+        len(c.trial.probe_data[0]), c.logs[-1]["val_loss"]] for c in parts.COPIES]))
 """
 
 
