@@ -118,15 +118,15 @@ class StepRecorder:
 
     def steps(self) -> int:
         """Training steps run so far, those of all replicas added up."""
-        return int(_value(self._steps))
+        return int(self._steps.numpy())
 
     def updates(self) -> int:
         """Calls of `optimizer.apply` that left gradients so far."""
-        return int(_value(self._updates))
+        return int(self._updates.numpy())
 
     def rows(self) -> int | None:
         """Rows of the newest batch, those of all replicas added up."""
-        return int(_value(self._rows)) or None
+        return int(self._rows.numpy()) or None
 
     def gradient(self, variable: keras.Variable) -> np.ndarray | None:
         """Newest gradient of a variable, unscaled; None if it never had any."""
@@ -135,11 +135,12 @@ class StepRecorder:
         if slot is None:
             return None
         scale = None if slot.scale is None else float(slot.scale.numpy())
-        replicated = isinstance(slot.buffer, tf.distribute.DistributedValues)
-        if replicated and slot.buffer.shape.rank is None:
+        if not isinstance(slot.buffer, tf.distribute.DistributedValues):
+            newest = value_of(slot.buffer)
+        elif slot.buffer.shape.rank is None:
             newest = self._rows_of_replicas(slot.buffer)
         else:
-            newest = _value(slot.buffer)
+            newest = slot.buffer.read_value()
         return as_array(newest, scale)
 
     def batch(self) -> Any:
@@ -340,13 +341,6 @@ def _assign(buffer: tf.Variable, values: Any) -> None:
     tf.raw_ops.AssignVariableOp(resource=buffer.handle, value=values)
 
 
-def _value(variable: tf.Variable) -> tf.Tensor:
-    """`variable.read_value`, in a third of the time where there are no replicas."""
-    if isinstance(variable, tf.distribute.DistributedValues):
-        return variable.read_value()
-    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
-
-
 def _optimizers(model: keras.Model) -> list[keras.Optimizer]:
     """All optimizers that are attributes of a model, alone or in lists and dicts."""
     values = [model.optimizer]
@@ -402,6 +396,11 @@ def row_count(data: Any) -> Any:
     if isinstance(first, tf.SparseTensor):
         return first.dense_shape[0]
     return tf.reduce_prod(tf.shape(first, tf.int64)[:1])  # 1 for a scalar
+
+
+def value_of(variable: tf.Variable) -> tf.Tensor:
+    """Value of a variable: `read_value()`, in a third of the time; not of replicas."""
+    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
 
 
 def loss_scale(optimizer: keras.Optimizer | None) -> Any:

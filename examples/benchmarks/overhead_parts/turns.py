@@ -6,7 +6,7 @@ import time
 import keras
 import numpy as np
 
-from kt_bttackler import DiagnosisCallback, recorder
+from kt_bttackler import DiagnosisCallback
 from overhead_parts.models import compiled, rows_for
 
 ARMS = ("plain", "plain again", "watched")
@@ -16,17 +16,14 @@ class Turns:
     """Lets several threads run one at a time, each for one training step."""
 
     def __init__(self, parties):
-        self.waited = dict.fromkeys(parties, 0.0)
         self._condition = threading.Condition()
         self._parties = list(parties)
         self._running = self._parties[0]
 
     def wait(self, party):
         """Waits for the turn of `party`."""
-        start = time.perf_counter()
         with self._condition:
             self._condition.wait_for(lambda: self._running == party)
-        self.waited[party] += time.perf_counter() - start
 
     def hand_over(self, party, *, leave=False):
         """Ends the turn of `party`, and its part in the game if it leaves."""
@@ -39,17 +36,6 @@ class Turns:
             if self._parties:
                 self._running = self._parties[place % len(self._parties)]
             self._condition.notify_all()
-
-
-class OwnClock:
-    """The clock of a party, which stands still while the others run."""
-
-    def __init__(self, turns, party):
-        self._turns, self._party = turns, party
-
-    def perf_counter(self):
-        """As `time.perf_counter`."""
-        return time.perf_counter() - self._turns.waited[self._party]
 
 
 class Meter(keras.callbacks.Callback):
@@ -136,8 +122,6 @@ def train_in_turns(make, batch, steps, epochs):
     meters = {arm: Meter(arm, turns) for arm in ARMS}
     models = {arm: compiled(make, built=True) for arm in ARMS}
     watching = TimedDiagnosis()
-    # The probe has a share of the training time, which is that of its own arm.
-    recorder.time = OwnClock(turns, "watched")
     x, y = rows_for(*models["plain"], batch * steps)
 
     def run(arm):
@@ -160,7 +144,6 @@ def train_in_turns(make, batch, steps, epochs):
         thread.start()
     for thread in threads:
         thread.join()
-    recorder.time = time
     keras.backend.clear_session()
     return meters, watching
 
