@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
-from kt_bttackler import stats
+from kt_bttackler import many_stats, stats
 from kt_bttackler.taps import Gradients, GradientTap
 
 SAMPLED_STEPS = 10
@@ -118,7 +117,7 @@ class _Epoch:
 
 def _reduce(epoch: _Epoch, gradients: Gradients, rows: int | None) -> bool:
     """Adds a sampled step to its epoch; returns whether all of it is finite."""
-    sample = np.array([_sample(gradient) for gradient in gradients])
+    sample = many_stats.sample_all(gradients)
     if not len(sample) or np.isnan(sample).all():
         return True
     epoch.samples.append(sample)
@@ -228,20 +227,11 @@ def rounded(values: Any) -> tuple[float, ...]:
     return tuple(float(f"{value:.{_SIGNIFICANT_DIGITS}g}") for value in values)
 
 
-def _sample(gradient: np.ndarray | None) -> tuple[float, ...]:
-    if gradient is None:
-        return (math.nan,) * len(stats.SAMPLE)
-    return stats.sample(gradient)
-
-
 def _summary(arrays: list[Any]) -> np.ndarray:
-    absent = (math.nan,) * len(stats.SUMMARY)
-    rows = []
-    arrays.reverse()
-    while arrays:
-        array = arrays.pop()
-        rows.append(absent if array is None else stats.summarize(array))
-    return np.array(rows).reshape(len(rows), len(stats.SUMMARY))
+    """The statistics of every array, `nan` for `None`. Empties the list."""
+    table = many_stats.summarize_all(arrays)
+    arrays.clear()
+    return table
 
 
 def _over_steps(reduce: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:

@@ -73,7 +73,7 @@ class ProbeMeter:
         self._trivial: Scalars = {}
         self._probe: ActivationProbe | None = None
         self._probed_epochs = 0
-        self._seconds = 0.0
+        self._seconds = self._last_seconds = 0.0  # of all probes, of the last
         self._initial_units: tuple[float, ...] = ()
         self._initial_stds: list[float] = []  # of the outputs
         self.unobserved: dict[str, str] = {}
@@ -130,8 +130,8 @@ class ProbeMeter:
         Raises:
             Exception: whatever the model raises on the probe.
         """
-        spent = self._seconds / max(seconds, 1e-9)
-        is_due = self._probed_epochs < PROBED_EPOCHS or spent < PROBE_SHARE
+        affordable = self._seconds + self._last_seconds < PROBE_SHARE * seconds
+        is_due = self._probed_epochs < PROBED_EPOCHS or affordable
         if not (self._probes and is_due):
             return {}, {}
         if self._x is None:
@@ -140,7 +140,8 @@ class ProbeMeter:
         started = time.perf_counter()
         measured = self._measure(self._read())
         self._probed_epochs += 1
-        self._seconds += time.perf_counter() - started
+        self._last_seconds = time.perf_counter() - started
+        self._seconds += self._last_seconds
         return measured
 
     def _measure(self, reading: Reading) -> tuple[Columns, Scalars]:

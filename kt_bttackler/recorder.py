@@ -140,7 +140,10 @@ class Recorder:
             future = self._fuses("gradient tap", self._meter.end_epoch, self._steps)
             parts.append(("gradient tap", future))
         if self._wants_gradients:
-            weights = [v.numpy() for v in self._model.trainable_variables]
+            weights = [
+                weight_meter.current_value(variable)
+                for variable in self._model.trainable_variables
+            ]
             parts.append(("weights", self._submit(weight_columns, weights)))
         columns, scalars = dict(self._initial), dict(logs)
         self._initial = {}

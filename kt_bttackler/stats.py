@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -173,6 +174,32 @@ def sample(tensor: np.ndarray) -> tuple[float, float, float, float]:
     return min(total / count, abs_max), abs_max, zero / count, float(finite)
 
 
+def about_mean(
+    first: Any, second: Any, third: Any, fourth: Any, constant: Any
+) -> tuple[Any, Any, Any, Any]:
+    """From moments about the median, numbers or arrays, to those about the mean.
+
+    The two are never more than one standard deviation apart, so these differences
+    keep their precision.
+
+    Args:
+        first: mean deviation from the median; the others are means of its powers.
+        second: of its square.
+        third: of its cube.
+        fourth: of its fourth power.
+        constant: all elements are the same.
+
+    Returns:
+        Mean less median, variance, skewness, Fisher kurtosis.
+    """
+    m2 = second - first**2
+    m3 = third - 3 * first * second + 2 * first**3
+    m4 = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
+    spread = np.where(constant, math.nan, m2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return first, m2, m3 / spread**1.5, m4 / spread**2 - 3.0
+
+
 def _flatten(tensor: np.ndarray) -> tuple[np.ndarray, np.dtype]:
     """Returns the elements in memory order [n] and the float type that holds them."""
     flat = np.asarray(tensor).ravel(order="K")
@@ -266,18 +293,15 @@ def _moments(values: np.ndarray, median: float) -> tuple[float, ...]:
         (low + zero * (-centre) ** power + high) / values.size
         for power, (low, high) in enumerate(zip(below, above, strict=True), start=1)
     )
-    # From moments about the median to moments about the mean. The two are never more
-    # than one standard deviation apart, so these differences keep their precision.
-    m2 = second - first**2
-    m3 = third - 3 * first * second + 2 * first**3
-    m4 = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
-    constant = values[0] == values[-1]
+    mean, variance, skewness, kurtosis = about_mean(
+        first, second, third, fourth, values[0] == values[-1]
+    )
     magnitudes = above[0] - below[0] + (positive - negative) * centre
     return (
-        median + first * unit,
-        m2 * unit * unit,
-        math.nan if constant else m3 / m2**1.5,
-        math.nan if constant else m4 / m2**2 - 3.0,
+        median + mean * unit,
+        variance * unit * unit,
+        float(skewness),
+        float(kurtosis),
         zero / values.size,
         magnitudes / values.size * unit,
     )

@@ -92,7 +92,7 @@ class TrainingTap(GradientTap):
         if self._recorder.updates() == self._updates:
             return [None] * len(self._model.trainable_variables)
         self._variables = self._variables or self._model.trainable_variables
-        return [self._recorder.gradient(variable) for variable in self._variables]
+        return self._recorder.gradients(self._variables)
 
     def batch_size(self) -> int | None:
         """See `GradientTap.batch_size`."""

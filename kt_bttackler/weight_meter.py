@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kt_bttackler.gradient_meter import Columns, rounded
-from kt_bttackler.step_recorder import as_array
+from kt_bttackler.step_recorder import as_array, newest_value
 
 # A kernel that moved by no more than this has not changed.
 _UNCHANGED = 1e-8
@@ -79,14 +79,17 @@ class WeightMeter:
 
     def _read(self) -> Kernels:
         variables = zip(self._model.trainable_variables, self._kernels, strict=True)
-        return [_view(variable) if kernel else None for variable, kernel in variables]
+        return [
+            current_value(variable) if kernel else None
+            for variable, kernel in variables
+        ]
 
 
 def initial_columns(model: keras.Model, kernels: tuple[bool, ...]) -> Columns:
     """Whether the units of each kernel begin alike, and whether all is finite."""
     symmetric, finite = [], []
     for variable, kernel in zip(model.trainable_variables, kernels, strict=True):
-        values = _view(variable)
+        values = current_value(variable)
         finite.append(float(np.isfinite(values).all()))
         symmetric.append(_symmetric(values) if kernel else math.nan)
     return {
@@ -95,15 +98,15 @@ def initial_columns(model: keras.Model, kernels: tuple[bool, ...]) -> Columns:
     }
 
 
+def current_value(variable: keras.Variable) -> np.ndarray:
+    """The value of a variable as it is now, also after the variable has changed."""
+    # Unlike `numpy()` this copies nothing.
+    return as_array(newest_value(variable.value))
+
+
 def gradient_norms(gradients: list[np.ndarray | None]) -> tuple[float, ...]:
     """Norm of the gradient of each variable, [V]; `nan` where there is none."""
     return rounded(math.nan if each is None else _norm(each) for each in gradients)
-
-
-def _view(variable: keras.Variable) -> np.ndarray:
-    """The value of a variable as it is now, also after the variable has changed."""
-    # Unlike `numpy()` this copies nothing.
-    return as_array(variable.value.read_value())
 
 
 def _update_ratio(before: np.ndarray | None, after: np.ndarray | None) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 
-from kt_bttackler import stats
+from kt_bttackler import many_stats, stats
 
 DTYPES = [
     np.float16,
@@ -372,3 +372,42 @@ def test_tensor_past_the_real_limit():
     assert summary["mean"] == pytest.approx(0.5, abs=1e-3)
     assert summary["zero_ratio"] == pytest.approx(0.5, abs=1e-3)
     assert (summary["minimum"], summary["maximum"]) == (-7.0, 1.0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000, 20_000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tensors_of_one_size_are_measured_together_as_each_alone(size, dtype):
+    tensors = [make(size).astype(dtype) for make in DISTRIBUTIONS.values()]
+    tensors += [np.zeros(size, dtype), np.full(size, -3.0, dtype), -tensors[0]]
+    tensors += [np.full(size, value, dtype) for value in (math.nan, math.inf)]
+    tensors += [None, np.zeros(0, dtype), np.arange(size), tensors[0][:1]]
+    broken = tensors[0].copy()
+    broken[-1] = -math.inf
+    tensors.append(broken)
+
+    summaries = many_stats.summarize_all(tensors)
+    samples = many_stats.sample_all(tensors)
+
+    assert summaries.shape == (len(tensors), len(stats.SUMMARY))
+    for tensor, summary, sample in zip(tensors, summaries, samples, strict=True):
+        if tensor is None:
+            assert np.isnan(summary).all()
+            assert np.isnan(sample).all()
+            continue
+        assert_close(
+            named(tuple(summary.tolist()), stats.SUMMARY), reference.summarize(tensor)
+        )
+        assert_close(
+            named(tuple(sample.tolist()), stats.SAMPLE), reference.sample(tensor)
+        )
+
+
+def test_many_tensors_of_one_size_are_taken_in_portions(monkeypatch):
+    monkeypatch.setattr(many_stats, "_MAX_ROWS_ELEMENTS", 30)
+    tensors = list(np.random.default_rng(0).normal(size=(11, 7)))
+    for row, tensor in zip(many_stats.sample_all(tensors), tensors, strict=True):
+        assert row.tolist() == pytest.approx(stats.sample(tensor), rel=1e-12)
+
+
+def test_no_tensors_make_an_empty_table():
+    assert many_stats.summarize_all([]).shape == (0, len(stats.SUMMARY))
