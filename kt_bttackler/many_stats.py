@@ -70,25 +70,25 @@ def _measured(
             which rows are finite, [k]; only these are measured well.
     """
     table = np.full((len(tensors), width), math.nan)
-    alike: dict[tuple[int, np.dtype], list[int]] = {}
+    alike: dict[tuple[int, np.dtype], dict[int, np.ndarray]] = {}
     for k, tensor in enumerate(tensors):
         if tensor is None:
             continue
         if 0 < tensor.size <= _MAX_ROW and tensor.dtype in (np.float32, np.float64):
-            alike.setdefault((tensor.size, tensor.dtype), []).append(k)
+            alike.setdefault((tensor.size, tensor.dtype), {})[k] = tensor
         else:
             table[k] = one(tensor)
     for (size, _), members in alike.items():
-        step = max(1, _MAX_ROWS_ELEMENTS // size)
-        for start in range(0, len(members), step):
-            chosen = members[start : start + step]
+        waiting, step = list(members), max(1, _MAX_ROWS_ELEMENTS // size)
+        while waiting:
+            chosen, waiting = waiting[:step], waiting[step:]
             if len(chosen) >= _FEWEST_ROWS:
-                stacked = np.stack([np.ravel(tensors[k]) for k in chosen])
+                stacked = np.stack([members[k].ravel() for k in chosen])
                 with np.errstate(all="ignore"):
                     table[chosen], finite = rows(stacked)
                 chosen = [k for k, ok in zip(chosen, finite, strict=True) if not ok]
             for k in chosen:
-                table[k] = one(tensors[k])
+                table[k] = one(members[k])
     return table
 
 
@@ -152,4 +152,5 @@ def _quantile_of_rows(values: np.ndarray, share: float) -> np.ndarray:
     low = values[:, index]
     high = values[:, min(index + 1, values.shape[1] - 1)]
     value = low * (1.0 - (position - index)) + high * (position - index)
-    return np.minimum(np.maximum(value, low), high)
+    clipped: np.ndarray = np.clip(value, low, high)
+    return clipped

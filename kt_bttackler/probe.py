@@ -18,8 +18,9 @@ import keras
 import numpy as np
 from keras.src.backend.common import global_state
 
+from kt_bttackler.gradient_buffers import as_array
 from kt_bttackler.graph import named_layers, sublayers
-from kt_bttackler.step_recorder import as_array, replaced
+from kt_bttackler.step_recorder import replaced
 from kt_bttackler.taps import as_tensors, untouched_state
 
 # Activations whose saturated units differ from a constant by next to nothing.

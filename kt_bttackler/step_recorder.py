@@ -17,7 +17,6 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -25,43 +24,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kt_bttackler.gradient_buffers import (
+    GradientBuffers,
+    Update,
+    assign,
+    make_buffers,
+    rows_of_replicas,
+)
 from kt_bttackler.optimizer_building import build_optimizer
-from kt_bttackler.twins import Twins
 
 KEPT_ROWS = 128  # of a training batch, for the probe
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """Where the newest gradient of one variable is, and the loss scale it contains."""
-
-    variable: Any  # kept alive: slots are found by its id
-    buffer: tf.Variable
-    part: slice | None  # of a buffer that several vectors share, None for all of it
-    scale: tf.Variable | None
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """Gradients that are assigned to one buffer."""
-
-    variables: list[Any]  # several where they are vectors
-    values: Any
-    shape: Any  # of the buffer, None if it changes
-
-    @property
-    def key(self) -> tuple[int, ...]:
-        return tuple(map(id, self.variables))
-
-
-@dataclass(frozen=True)
-class _Update:
-    """One call of `optimizer.apply`."""
-
-    optimizer: keras.Optimizer
-    gradients: list[Any]
-    variables: list[Any]
-    scale: Any  # number or tensor, None for 1
 
 
 @dataclass(frozen=True)
@@ -69,7 +41,7 @@ class _Step:
     """One run of `train_step` in Python: a trace, or an eager step."""
 
     graph: Any
-    updates: list[_Update] = field(default_factory=list)
+    updates: list[Update] = field(default_factory=list)
 
 
 class StepRecorder:
@@ -91,13 +63,9 @@ class StepRecorder:
         self._strategy = strategy
         self._wanted: set[str] = set()
         self._function: Callable[[], Any] = lambda: None
-        self._slots: dict[int, _Slot] = {}
-        self._gradients: dict[tuple[int, ...], tf.Variable] = {}
-        self._scales: weakref.WeakKeyDictionary[keras.Optimizer, tf.Variable] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._gradients = GradientBuffers(strategy)
         self._batch: Any = None  # one variable or None per leaf of the training data
-        counters = self._buffers([(tf.int64, ())] * 3)
+        counters = make_buffers(strategy, [(tf.int64, ())] * 3)
         self._steps, self._updates, self._rows = counters
         # Replicas run `train_step` in threads of their own, at the same time.
         self._open_steps: dict[int, _Step] = {}
@@ -145,41 +113,20 @@ class StepRecorder:
 
     def gradients(self, variables: Iterable[keras.Variable]) -> list[Any]:
         """Newest gradients of variables as arrays, unscaled; None if never had any."""
-        read: dict[int, np.ndarray] = {}  # buffers and scales that several share
-        newest = []
-        for variable in variables:
-            # Training steps may update the TensorFlow variable inside that of Keras.
-            slot = self._slots.get(id(variable)) or self._slots.get(id(variable.value))
-            if slot is None:
-                newest.append(None)
-                continue
-            key = id(slot.buffer)
-            if key not in read:
-                read[key] = self._read(slot)
-            array = read[key]
-            newest.append(array if slot.part is None else array[slot.part])
-        return newest
-
-    def _read(self, slot: _Slot) -> np.ndarray:
-        scale = None if slot.scale is None else float(slot.scale.numpy())
-        if slot.buffer.shape.rank is None:
-            return as_array(self._rows_of_replicas(slot.buffer), scale)
-        return as_array(newest_value(slot.buffer), scale)
+        return self._gradients.read(variables)
 
     def batch(self) -> Any:
         """Newest batch as arrays in the structure of the training data, or None."""
         if self._batch is None:
             return None
         rows = self.rows()
-        return keras.tree.map_structure(
-            lambda leaf: None if leaf is None else self._rows_of_replicas(leaf)[:rows],
-            self._batch,
-        )
 
-    def _rows_of_replicas(self, buffer: tf.Variable) -> np.ndarray:
-        parts = self._strategy.experimental_local_results(buffer)
-        arrays = [np.asarray(part.read_value()) for part in parts]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        def newest(leaf: tf.Variable | None) -> np.ndarray | None:
+            if leaf is None:
+                return None
+            return rows_of_replicas(self._strategy, leaf)[:rows]
+
+        return keras.tree.map_structure(newest, self._batch)
 
     def _recording(self, model: keras.Model) -> Callable[..., Any]:
         """A `train_step` that runs the model's own one and records behind it."""
@@ -193,7 +140,7 @@ class StepRecorder:
             with self._noting_updates(model, step):
                 logs = original(data)
             for update in step.updates:
-                self._safely(self._record_update, update, model.jit_compile)
+                self._safely(self._record_gradients, update, model.jit_compile)
             self._safely(self._record_rows, data)
             if "batch" in self._wanted:
                 self._safely(self._record_batch, data, model.jit_compile)
@@ -232,72 +179,23 @@ class StepRecorder:
                 variables = trainable_variables = list(trainable_variables)
             # The scale of this step: `apply` may change it.
             scale = self._safely(loss_scale, optimizer)
-            update = _Update(optimizer, gradients, variables, scale)
+            update = Update(optimizer, gradients, variables, scale)
             result = original(gradients, trainable_variables, **others)
             step = self._open_steps.get(threading.get_ident())
             if step is not None and tf.compat.v1.get_default_graph() is step.graph:
                 step.updates.append(update)
             elif step is not None:  # Inside tf.cond or a loop: now or never.
-                self._safely(self._record_update, update, True)
+                self._safely(self._record_gradients, update, True)
             return result
 
         return apply
 
-    def _record_update(self, update: _Update, fixed_shapes: bool) -> None:
-        """Assign the gradients of an update to their buffers.
-
-        Args:
-            update: The update to record.
-            fixed_shapes: Whether XLA may compile this, which wants fixed shapes: the
-                rows of a sparse gradient have none.
-        """
-        twins = Twins()
-        scale = self._record_scale(update)
-        single, vectors = [], {}
-        for gradient, variable in zip(update.gradients, update.variables, strict=False):
-            is_sparse = isinstance(gradient, tf.IndexedSlices)
-            if gradient is None or (is_sparse and fixed_shapes):
-                continue
-            values = gradient.values if is_sparse else gradient
-            if not fixed_shapes:  # XLA fuses as it likes
-                values = twins.of(values)
-            # Of the variable: a gradient's own shape may be unknown in the graph.
-            shape = None if is_sparse else variable.shape
-            each = _Recorded([variable], values, shape)
-            if shape is not None and len(shape) == 1 and values.shape == shape:
-                vectors.setdefault(values.dtype, []).append(each)
-            else:
-                single.append(each)
-        recorded = [*single, *map(_together, vectors.values())]
-        absent = [each for each in recorded if each.key not in self._gradients]
-        made = self._buffers((each.values.dtype, each.shape) for each in absent)
-        self._gradients |= zip((each.key for each in absent), made, strict=True)
-        for each in recorded:
-            buffer = self._gradients[each.key]
-            start = 0
-            for variable in each.variables:
-                part = None
-                if len(each.variables) > 1:
-                    part = slice(start, start + variable.shape[0])
-                    start = part.stop
-                # Anew each time: a model compiled again has another optimizer.
-                self._slots[id(variable)] = _Slot(variable, buffer, part, scale)
-            _assign(buffer, each.values)
+    def _record_gradients(self, update: Update, fixed_shapes: bool) -> None:
+        self._gradients.record(update, fixed_shapes)
         self._updates.assign_add(1, read_value=False)
 
-    def _record_scale(self, update: _Update) -> tf.Variable | None:
-        """The variable with the loss scale of an update, None if it has no scale."""
-        if update.scale is None:
-            return None
-        value = tf.cast(update.scale, tf.float32)
-        if update.optimizer not in self._scales:
-            (scale,) = self._buffers([(tf.float32, ())], summed=False)
-            self._scales[update.optimizer] = scale
-        _assign(self._scales[update.optimizer], value)
-        return self._scales[update.optimizer]
-
     def _record_rows(self, data: Any) -> None:
-        _assign(self._rows, row_count(data))
+        assign(self._rows, row_count(data))
         self._steps.assign_add(1, read_value=False)
 
     def _record_batch(self, data: Any, fixed_shapes: bool) -> None:
@@ -309,8 +207,9 @@ class StepRecorder:
         leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
         buffers = self._batch
         if buffers is None:
-            made = self._buffers(
-                (leaf.dtype, leaf.shape if fixed_shapes else None) for leaf in leaves
+            made = make_buffers(
+                self._strategy,
+                ((leaf.dtype, leaf.shape if fixed_shapes else None) for leaf in leaves),
             )
             rest = iter(made)
             buffers = keras.tree.map_structure(
@@ -319,46 +218,9 @@ class StepRecorder:
         flat = zip(keras.tree.flatten(buffers), keras.tree.flatten(data), strict=True)
         for buffer, leaf in flat:
             if leaf is not None:
-                _assign(buffer, leaf)
+                assign(buffer, leaf)
         # Last: ragged and sparse tensors fail above, and leave no batch of zeros.
         self._batch = buffers
-
-    def _buffers(
-        self, kinds: Iterable[tuple[tf.DType, Any]], summed: bool = True
-    ) -> list[tf.Variable]:
-        """Variables for values of a training step that may be traced right now.
-
-        They are made out of sight of the trace: TensorFlow traces a function twice if
-        variables are made on the way.
-
-        Args:
-            kinds: Type and shape of the values of each, the shape None if it changes.
-            summed: Whether the values of replicas add up, as gradients do.
-        """
-        addition = tf.VariableAggregation.SUM
-        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-
-        def make() -> list[tf.Variable]:
-            with self._strategy.scope():
-                return [
-                    tf.Variable(
-                        np.zeros([0] if shape is None else shape, dtype.as_numpy_dtype),
-                        dtype=dtype,
-                        trainable=False,
-                        shape=tf.TensorShape(shape),
-                        synchronization=tf.VariableSynchronization.ON_READ,
-                        aggregation=addition if summed else first,
-                        experimental_enable_variable_lifting=False,
-                    )
-                    for dtype, shape in kinds
-                ]
-
-        if not tf.distribute.has_strategy():
-            with tf.init_scope():
-                return make()
-        # One replica cannot make the variable of all: a thread beside them can.
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(make).result()
 
     def _safely(self, action: Callable[..., Any], *arguments: Any) -> Any:
         """Do something; a failure must not reach the training and gives None."""
@@ -367,20 +229,6 @@ class StepRecorder:
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}".splitlines()[0]
             return None
-
-
-def _together(vectors: list[_Recorded]) -> _Recorded:
-    """Vectors of one type as one, which costs less than to record each of them."""
-    if len(vectors) == 1:
-        return vectors[0]
-    values = tf.concat([each.values for each in vectors], axis=0)
-    variables = [variable for each in vectors for variable in each.variables]
-    return _Recorded(variables, values, values.shape)
-
-
-def _assign(buffer: tf.Variable, values: Any) -> None:
-    """`buffer.assign`, in a third of the time."""
-    tf.raw_ops.AssignVariableOp(resource=buffer.handle, value=values)
 
 
 def _optimizers(model: keras.Model) -> list[keras.Optimizer]:
@@ -440,30 +288,7 @@ def row_count(data: Any) -> Any:
     return tf.reduce_prod(tf.shape(first, tf.int64)[:1])  # 1 for a scalar
 
 
-def newest_value(variable: tf.Variable) -> tf.Tensor:
-    """Value of a variable: `read_value()`, in a third of the time where possible."""
-    if isinstance(variable, tf.distribute.DistributedValues):
-        return variable.read_value()
-    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
-
-
 def loss_scale(optimizer: keras.Optimizer | None) -> Any:
     """Factor on the loss in this step (number or tensor), None if there is none."""
     scale = 1.0 if optimizer is None else optimizer.scale_loss(1.0)
     return None if isinstance(scale, float | int) and scale == 1 else scale
-
-
-def as_array(values: Any, scale: float | None = None) -> np.ndarray:
-    """Values as a read-only array of at least single precision.
-
-    Args:
-        values: Tensor or array of floating-point numbers.
-        scale: What they are divided by, None for nothing.
-    """
-    array = np.asarray(values)
-    if array.dtype not in (np.float32, np.float64):
-        array = array.astype(np.float32)
-    if scale is not None:
-        array = array / np.asarray(scale, array.dtype)
-    array.flags.writeable = False
-    return array

@@ -16,8 +16,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kt_bttackler.gradient_buffers import as_array
 from kt_bttackler.graph import named_layers
-from kt_bttackler.step_recorder import StepRecorder, as_array, loss_scale, row_count
+from kt_bttackler.step_recorder import StepRecorder, loss_scale, row_count
 
 Gradients = list[np.ndarray | None]
 

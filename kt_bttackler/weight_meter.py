@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import keras
 import numpy as np
 
+from kt_bttackler.gradient_buffers import as_array, newest_value
 from kt_bttackler.gradient_meter import Columns, rounded
-from kt_bttackler.step_recorder import as_array, newest_value
 
 # A kernel that moved by no more than this has not changed.
 _UNCHANGED = 1e-8

@@ -239,7 +239,7 @@ def test_failure_of_the_recorder_does_not_reach_the_training(monkeypatch):
     def fail(*_):
         raise ValueError("no room")
 
-    monkeypatch.setattr(StepRecorder, "_record_update", fail)
+    monkeypatch.setattr(StepRecorder, "_record_gradients", fail)
     watch = Watch()
     dense_model().fit(*vectors(), batch_size=8, verbose=0, callbacks=[watch])
     assert watch.observed == "no gradients observed: ValueError: no room"
