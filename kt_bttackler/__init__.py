@@ -61,7 +61,7 @@ _MODULES = {
         "TPE",
     ),
     "upgrading": ("diagnose",),
-    "results": ("diagnosis_of", "summary"),
+    "results": ("diagnosis_of", "summary", "trials_dataframe"),
 }
 _SUBMODULES = ("oracles", "testing")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

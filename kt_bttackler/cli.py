@@ -21,6 +21,11 @@ COMMANDS = (
         "kt_bttackler.demo",
         "search a wide space on handwritten digits, or on data of your own",
     ),
+    (
+        "report",
+        "kt_bttackler.report_command",
+        "show what a search has come to, as text, HTML, Markdown, CSV or JSON",
+    ),
 )
 MISTAKE, INTERRUPTED = 2, 130
 

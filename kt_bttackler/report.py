@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kt_bttackler.catalog import known_indicators
@@ -34,6 +34,16 @@ def as_text(study: Study) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def shown(number: float | None) -> str:
+    """A number for people: four digits; "-" where there is none.
+
+    Example:
+        >>> shown(0.123456), shown(None)
+        ('0.1235', '-')
+    """
+    return "-" if number is None else f"{number:.4g}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them.
 
@@ -51,17 +61,24 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def epochs(trial: TrialFacts) -> str:
+    """The epochs that were run of those that were planned.
+
+    Example:
+        >>> epochs(TrialFacts("0", "STOPPED", None, (), "", 3, None, None, {}))
+        '3 of ?'
+    """
+    known = (trial.epochs_run, trial.epochs_planned)
+    return " of ".join("?" if number is None else str(number) for number in known)
+
+
 def _cells(trial: TrialFacts) -> tuple[str, ...]:
-    run, planned = (
-        "?" if epochs is None else str(epochs)
-        for epochs in (trial.epochs_run, trial.epochs_planned)
-    )
     return (
         trial.id,
         trial.status,
-        "-" if trial.score is None else f"{trial.score:.4g}",
+        shown(trial.score),
         textwrap.shorten(", ".join(trial.causes), _CAUSE_WIDTH, placeholder=" ..."),
-        f"{run} of {planned}",
+        epochs(trial),
         "-" if trial.seconds is None else f"{trial.seconds:.1f}",
     )
 
@@ -85,16 +102,19 @@ def _reasons(trials: Sequence[TrialFacts]) -> str:
     told = [trial for trial in trials if trial.message.strip()]
     width = max((len(trial.id) for trial in told), default=0)
     return "\n".join(
-        _wrapped(_sentence(trial), f"{trial.id:<{width}}  ") for trial in told
+        _wrapped(sentence(trial), f"{trial.id:<{width}}  ") for trial in told
     )
 
 
-def _sentence(trial: TrialFacts) -> str:
+def sentence(trial: TrialFacts) -> str:
+    """What a trial has to say, in one line; empty when that is nothing."""
+    if not trial.message.strip():
+        return ""
     # The last line of a traceback says what went wrong.
-    sentence = trial.message.strip().splitlines()[-1]
+    told = trial.message.strip().splitlines()[-1]
     if trial.benign:
-        sentence += "; benign, its best score counts"
-    return sentence
+        told += "; benign, its best score counts"
+    return told
 
 
 def _regions(trials: Sequence[TrialFacts]) -> str:
@@ -103,25 +123,33 @@ def _regions(trials: Sequence[TrialFacts]) -> str:
 
 
 def _advice(trials: Sequence[TrialFacts]) -> str:
+    lines = [_wrapped(f"{text}.", f"{cause}: ") for cause, text in advice(trials)]
+    return "\n".join(["What to try", *lines]) if lines else ""
+
+
+def advice(trials: Iterable[TrialFacts]) -> list[tuple[str, str]]:
+    """Each cause that occurs, with what to try."""
     causes = dict.fromkeys(trial.causes[0] for trial in trials if trial.causes)
     known = known_indicators()
-    lines = [
-        _wrapped(f"{known[cause].advice}.", f"{cause}: ")
+    return [
+        (cause, known[cause].advice)
         for cause in causes
         if cause in known and known[cause].advice
     ]
-    return "\n".join(["What to try", *lines]) if lines else ""
 
 
 def _totals(study: Study) -> str:
     totals = study.totals()
     lines = [
-        f"{totals['trials']} trials: {_statuses(totals)}.",
+        f"{totals['trials']} trials: {statuses(totals)}.",
         f"Epochs: {totals['epochs_run']} run of {totals['epochs_planned']} planned, "
         f"{totals['epochs_saved']} saved{_share(totals)}.",
         f"Training time: {duration(totals['seconds'])} spent{_seconds_saved(totals)}.",
     ]
     unknown = sum(trial.epochs_run is None for trial in study.trials)
+    regret = study.kill_regret()
+    if regret is not None:
+        lines.append(f"What stops cost: {regret}.")
     if unknown:
         lines.append(f"Trials without a trace, in none of these sums: {unknown}.")
     best = study.best
@@ -129,7 +157,7 @@ def _totals(study: Study) -> str:
         lines.append(
             _wrapped(
                 f"trial {best.id}, {study.objective} {best.score:.4g}: "
-                f"{_configuration(best.hyperparameters)}",
+                f"{configuration(best.hyperparameters)}",
                 "Best: ",
             )
         )
@@ -139,7 +167,13 @@ def _totals(study: Study) -> str:
     return "\n".join(lines)
 
 
-def _configuration(hyperparameters: Mapping[str, Any]) -> str:
+def configuration(hyperparameters: Mapping[str, Any]) -> str:
+    """Hyperparameters and their values in one line.
+
+    Example:
+        >>> configuration({"lr": 0.123456, "tuner/epochs": 2, "units": 32})
+        'lr 0.1235, units 32'
+    """
     # KerasTuner keeps its own notes among them.
     own = {k: v for k, v in hyperparameters.items() if not k.startswith("tuner/")}
     return ", ".join(
@@ -148,7 +182,12 @@ def _configuration(hyperparameters: Mapping[str, Any]) -> str:
     )
 
 
-def _statuses(totals: dict[str, Any]) -> str:
+def statuses(totals: Mapping[str, Any]) -> str:
+    """How many trials have which status, in words.
+
+    Args:
+        totals: of `Study.totals`.
+    """
     counted = [
         f"{number} {status.lower()}"
         for status, number in sorted(totals["by_status"].items())

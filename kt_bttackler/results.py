@@ -3,6 +3,7 @@
 ```python
 ktb.summary("runs/cifar")                 # or a tuner
 ktb.diagnosis_of("runs/cifar/trial_07")   # or a keras_tuner Trial
+ktb.trials_dataframe("runs/cifar")        # one row for each trial
 ```
 
 Reading a folder needs neither TensorFlow nor KerasTuner.
@@ -11,18 +12,18 @@ Reading a folder needs neither TensorFlow nor KerasTuner.
 from __future__ import annotations
 
 import itertools
-import json
-import math
 import os
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kt_bttackler import channel, report
+from kt_bttackler import project_files, report_table
 from kt_bttackler.diagnosis import Verdict
+from kt_bttackler.extras import required
 from kt_bttackler.study import Study, TrialFacts
-from kt_bttackler.trace import Trace, read_trace
+from kt_bttackler.summary import Summary, in_notebook
+from kt_bttackler.trace import Trace
 
 
 def diagnosis_of(trial_or_directory: Any) -> Verdict | None:
@@ -38,12 +39,12 @@ def diagnosis_of(trial_or_directory: Any) -> Verdict | None:
         ValueError: the folder does not exist.
     """
     if not isinstance(trial_or_directory, str | os.PathLike):
-        message = _message(trial_or_directory.get_state())
+        message = project_files.message(trial_or_directory.get_state())
         return message.verdict if message else None
     folder = pathlib.Path(trial_or_directory)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder of a trial.")
-    return _verdict(folder, _trial_state(folder))
+    return project_files.verdict(folder, project_files.trial_state(folder))
 
 
 def study(tuner_or_directory: Any) -> Study:
@@ -63,7 +64,7 @@ def study(tuner_or_directory: Any) -> Study:
     executions = 1
     if isinstance(tuner_or_directory, str | os.PathLike):
         folder = pathlib.Path(tuner_or_directory)
-        folders = _trial_folders(folder)
+        folders = project_files.trial_folders(folder)
         if not folders:
             raise ValueError(
                 f"{folder} is no project folder: no `trial_<id>` folder is in it."
@@ -71,23 +72,34 @@ def study(tuner_or_directory: Any) -> Study:
     else:
         tuner = tuner_or_directory
         folder = pathlib.Path(tuner.project_dir)
-        folders = _trial_folders(folder)
+        folders = project_files.trial_folders(folder)
         objective = (tuner.oracle.objective.name, tuner.oracle.objective.direction)
         executions = getattr(tuner, "executions_per_trial", 1)
-    traces = {trial: _traces(trial) for trial in folders}
+    traces = {trial: project_files.traces(trial) for trial in folders}
     executions = max([executions, *map(len, traces.values())])
     first = next((t for found in traces.values() for t in found.values()), None)
     if objective[0] is None and first is not None:
         objective = (first.header.objective, first.header.direction)
+    starts = project_files.starts(folder)
+    facts = {trial: _facts(trial, traces, executions, starts) for trial in folders}
+    verdicts = {facts[t].id: project_files.written_verdict(t) for t in folders}
+    diagnoses = {facts[t].id: project_files.diagnosis(t) for t in folders}
     return Study(
         *objective,
-        trials=tuple(_facts(trial, traces, executions) for trial in folders),
-        log_dir=_log_dir(folder),
+        trials=tuple(facts.values()),
+        log_dir=project_files.log_dir(folder),
+        name=folder.resolve().name,
+        traces={facts[trial].id: found for trial, found in traces.items() if found},
+        verdicts={key: verdict for key, verdict in verdicts.items() if verdict},
+        diagnoses={key: judge for key, judge in diagnoses.items() if judge},
     )
 
 
-def summary(tuner_or_directory: Any) -> None:
-    """Prints the trials of a search, what was stopped and why, and what it saved.
+def summary(tuner_or_directory: Any) -> Summary:
+    """Shows the trials of a search, what was stopped and why, and what it saved.
+
+    In a terminal it is printed. In a notebook the value that is returned shows
+    itself, as a table, where it is the last of a cell.
 
     Args:
         tuner_or_directory: a tuner, or the path of a project folder.
@@ -95,16 +107,42 @@ def summary(tuner_or_directory: Any) -> None:
     Raises:
         ValueError: the folder is no project of KerasTuner.
     """
-    print(report.as_text(study(tuner_or_directory)))
+    shown = Summary(study(tuner_or_directory))
+    if not in_notebook():
+        print(shown)
+    return shown
+
+
+def trials_dataframe(tuner_or_directory: Any) -> Any:
+    """The trials of a search as a `pandas.DataFrame`, one row each.
+
+    Columns are those of `kt_bttackler.report_table.HEADINGS`, and `hp/<name>` for
+    each hyperparameter.
+
+    Args:
+        tuner_or_directory: a tuner, or the path of a project folder.
+
+    Raises:
+        ValueError: the folder is no project of KerasTuner.
+        ImportError: pandas is not installed.
+    """
+    pandas = required("pandas", "`trials_dataframe`", extra="report")
+    headings, rows = report_table.table(study(tuner_or_directory))
+    return pandas.DataFrame(rows, columns=headings)
 
 
 _Traces = Mapping[pathlib.Path, Mapping[int, Trace]]
 
 
-def _facts(folder: pathlib.Path, all_traces: _Traces, executions: int) -> TrialFacts:
-    state = _trial_state(folder)
+def _facts(
+    folder: pathlib.Path,
+    all_traces: _Traces,
+    executions: int,
+    starts: Mapping[str, float],
+) -> TrialFacts:
+    state = project_files.trial_state(folder)
     traces = all_traces[folder]
-    verdict = _verdict(folder, state)
+    verdict = project_files.verdict(folder, state)
     values = state.get("hyperparameters", {}).get("values", {})
     planned = {number: _planned(trace, values) for number, trace in traces.items()}
     known = [epochs for epochs in planned.values() if epochs is not None]
@@ -112,12 +150,16 @@ def _facts(folder: pathlib.Path, all_traces: _Traces, executions: int) -> TrialF
     saved = sum(max(0, (planned[n] or 0) - len(traces[n])) for n in ended)
     # A trial whose first execution is stopped is not executed again.
     skipped = (executions - len(traces)) * (planned[0] or 0) if 0 in ended else 0
+    trial_id = state.get("trial_id") or folder.name.removeprefix("trial_")
+    status = state.get("status") or "UNKNOWN"
+    message = state.get("message") or (str(verdict) if verdict else "")
+    begun, done = _times(traces.values())
     return TrialFacts(
-        id=state.get("trial_id") or folder.name.removeprefix("trial_"),
-        status=state.get("status") or "UNKNOWN",
+        id=trial_id,
+        status=status,
         score=state.get("score"),
         causes=_causes(verdict),
-        message=state.get("message") or (str(verdict) if verdict else ""),
+        message=message if state else "trial.json cannot be read",
         epochs_run=sum(map(len, traces.values())) if traces else None,
         epochs_planned=sum(known) + skipped if known else None,
         seconds=sum(map(_seconds, traces.values())) if traces else None,
@@ -126,7 +168,30 @@ def _facts(folder: pathlib.Path, all_traces: _Traces, executions: int) -> TrialF
         epochs_saved=saved + skipped,
         seconds_saved=(saved + skipped)
         * _seconds_per_epoch(traces.values(), all_traces),
+        spared=status == "COMPLETED" and _spared(folder, traces),
+        started=starts.get(trial_id) if begun is None else begun,
+        # KerasTuner notes no end, but writes the file then.
+        ended=project_files.written_at(folder)
+        if done is None and status != "RUNNING"
+        else done,
     )
+
+
+def _spared(folder: pathlib.Path, traces: Mapping[int, Trace]) -> bool:
+    """Whether the first execution was to be stopped and ran to its end."""
+    verdict = project_files.written_verdict(folder)
+    if verdict is None or not verdict.stop or verdict.benign:
+        return False
+    return 0 in traces and traces[0].end == "finished"
+
+
+def _times(traces: Iterable[Trace]) -> tuple[float | None, float | None]:
+    """Unix times of the begin and of the last epoch of a trial."""
+    begins = [(trace.header.started, trace.moment) for trace in traces]
+    begins = [(begin, end) for begin, end in begins if begin > 0]
+    if not begins:
+        return None, None
+    return min(begin for begin, _ in begins), max(end for _, end in begins)
 
 
 def _planned(trace: Trace, values: Mapping[str, Any]) -> int | None:
@@ -165,80 +230,3 @@ def _causes(verdict: Verdict | None) -> tuple[str, ...]:
     grounds = [each.indicator for each in verdict.findings if not each.warning]
     found = [verdict.cause, *grounds]
     return tuple(dict.fromkeys(cause for cause in found if cause is not None))
-
-
-def _verdict(folder: pathlib.Path, state: Mapping[str, Any]) -> Verdict | None:
-    """The verdict that stopped a trial: the first execution decides.
-
-    What the oracle was told counts, but the file says it in full.
-    """
-    message = _message(state)
-    if message is not None and message.verdict is None:
-        return None
-    try:
-        text = (folder / "verdict-0.json").read_text(encoding="utf-8")
-        verdict = Verdict.from_json(text)
-    except (OSError, ValueError):
-        return message.verdict if message else None
-    if message is None and _ended(folder) != "stopped":
-        return None  # it was only watched
-    return verdict if verdict.stop else None
-
-
-def _ended(folder: pathlib.Path) -> str | None:
-    try:
-        return read_trace(folder / "trace-0.jsonl", columns=False).end
-    except (OSError, ValueError):
-        return None
-
-
-def _message(state: Mapping[str, Any]) -> channel.Message | None:
-    """What the metrics of a trial's state carry."""
-    metrics = {}
-    for name, history in state.get("metrics", {}).get("metrics", {}).items():
-        if history["observations"]:
-            metrics[name] = statistics.fmean(history["observations"][-1]["value"])
-    return channel.decode(metrics)
-
-
-def _trial_state(folder: pathlib.Path) -> dict[str, Any]:
-    """Content of `trial.json`; empty while KerasTuner is in the midst of writing it.
-
-    Not strict JSON: KerasTuner writes NaN and Infinity.
-    """
-    try:
-        state = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
-
-
-def _traces(folder: pathlib.Path) -> dict[int, Trace]:
-    """Readable traces of a trial by execution."""
-    found: dict[int, Trace] = {}
-    for path in sorted(folder.glob("trace-*.jsonl")):
-        try:
-            trace = read_trace(path)
-        except (OSError, ValueError):
-            continue
-        # A second fit of the same execution comes behind the first.
-        found.setdefault(trace.header.execution, trace)
-    return found
-
-
-def _trial_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Folders of trials in the order of their ids; "9" comes before "10"."""
-
-    def order(path: pathlib.Path) -> tuple[float, str]:
-        trial_id = path.name.removeprefix("trial_")
-        return (int(trial_id) if trial_id.isdecimal() else math.inf, trial_id)
-
-    return sorted((p for p in folder.glob("trial_*") if p.is_dir()), key=order)
-
-
-def _log_dir(folder: pathlib.Path) -> pathlib.Path | None:
-    """The folder with event files in `<trial>/execution<k>`, if there is one."""
-    for execution in folder.glob("*/*/execution*"):
-        if next(execution.glob("**/*.tfevents.*"), None) is not None:
-            return execution.parent.parent
-    return None

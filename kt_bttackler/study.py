@@ -9,6 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from kt_bttackler.diagnosis import Diagnosis, Verdict
+from kt_bttackler.trace import Trace
+
 
 @dataclasses.dataclass(frozen=True)
 class TrialFacts:
@@ -30,6 +33,10 @@ class TrialFacts:
         benign: it was ended because nothing more was gained.
         epochs_saved: planned epochs that the diagnosis spared.
         seconds_saved: estimate of the seconds they would have taken, see `study`.
+        spared: the diagnosis said stop, not benignly, and the training was run to
+            its end all the same: what it came to shows what such stops cost.
+        started: Unix time at which it began; `None` when nothing tells.
+        ended: Unix time of the last that is known of it.
     """
 
     id: str
@@ -44,6 +51,33 @@ class TrialFacts:
     benign: bool = False
     epochs_saved: int = 0
     seconds_saved: float = 0.0
+    spared: bool = False
+    started: float | None = None
+    ended: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class KillRegret:
+    """What stops cost, as far as the trials tell that were spared.
+
+    Attributes:
+        spared: trials that a verdict would have stopped and that ran to their end.
+        among_best: how many of them ended among the best tenth of all that did.
+    """
+
+    spared: int
+    among_best: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.among_best} of {self.spared} trials that were run on in spite of "
+            "a verdict ended among the best tenth"
+        )
+
+
+def _kept_out() -> Any:
+    """A field that is no part of comparisons and prints."""
+    return dataclasses.field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +89,21 @@ class Study:
         direction: "min" or "max", or `None`.
         trials: in the order of their ids.
         log_dir: where TensorBoard finds event files below the project folder.
+        name: of the project.
+        traces: what was recorded, by trial id and execution.
+        verdicts: what the diagnosis said of each trial, by trial id, where it found
+            something, be the trial stopped for it or not.
+        diagnoses: what judged each trial, by trial id, where that is known.
     """
 
     objective: str | None
     direction: str | None
     trials: tuple[TrialFacts, ...]
     log_dir: pathlib.Path | None = None
+    name: str = ""
+    traces: Mapping[str, Mapping[int, Trace]] = _kept_out()
+    verdicts: Mapping[str, Verdict] = _kept_out()
+    diagnoses: Mapping[str, Diagnosis] = _kept_out()
 
     @property
     def by_status(self) -> dict[str, int]:
@@ -70,17 +113,30 @@ class Study:
     @property
     def best(self) -> TrialFacts | None:
         """The completed trial with the best finite score."""
+        return next(iter(self.ranked()), None)
+
+    def ranked(self) -> list[TrialFacts]:
+        """The completed trials with a finite score, the best first."""
+        if self.direction is None:
+            return []
+        sign = -1.0 if self.direction == "max" else 1.0
         scored = [
-            (trial.score, trial)
+            (sign * trial.score, trial)
             for trial in self.trials
             if trial.status == "COMPLETED"
             and trial.score is not None
             and math.isfinite(trial.score)
         ]
-        if not scored or self.direction is None:
+        return [trial for _, trial in sorted(scored, key=lambda pair: pair[0])]
+
+    def kill_regret(self) -> KillRegret | None:
+        """How many spared trials were worth it; `None` when none was spared."""
+        spared = [trial for trial in self.trials if trial.spared]
+        if not spared:
             return None
-        choose = max if self.direction == "max" else min
-        return choose(scored, key=lambda pair: pair[0])[1]
+        ranked = self.ranked()
+        best = ranked[: math.ceil(len(ranked) / 10)]
+        return KillRegret(len(spared), sum(trial.spared for trial in best))
 
     def totals(self) -> dict[str, Any]:
         """Sums over the trials, as far as they are known.

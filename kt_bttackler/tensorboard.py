@@ -18,8 +18,10 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from kt_bttackler.diagnosis import Verdict
 from kt_bttackler.indicators import QualityIndicator
+from kt_bttackler.markup import table
 from kt_bttackler.trace import Trace
 
+_CARD = ("indicator", "what", "value", "threshold", "layer", "what to try")
 # An indicator, its value and its severity.
 Reading = tuple[QualityIndicator, float, float]
 
@@ -82,14 +84,8 @@ def verdict_card(verdict: Verdict) -> str:
         title += ", nothing more to gain" if verdict.benign else ""
     else:
         title = f"Findings at epoch {verdict.epoch}, not stopped"
-    lines = [
-        f"**{title}**",
-        "",
-        "| indicator | what | value | threshold | layer | what to try |",
-        "|---|---|---|---|---|---|",
-    ]
-    for finding in verdict.findings:
-        cells = (
+    rows = [
+        (
             finding.indicator,
             finding.quantity,
             f"{finding.value:.3g}",
@@ -97,12 +93,6 @@ def verdict_card(verdict: Verdict) -> str:
             finding.layer or "",
             finding.advice,
         )
-        lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def _escaped(text: str) -> str:
-    """Names come from users: they must not break the table or become markup."""
-    for character in "\\`*_|<>[]":
-        text = text.replace(character, "\\" + character)
-    return " ".join(text.split())
+        for finding in verdict.findings
+    ]
+    return f"**{title}**\n\n{table(_CARD, rows)}"

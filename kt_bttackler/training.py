@@ -311,18 +311,23 @@ class WatchedTraining:
         if self._trace_file is None:
             self._trace_file = TraceWriter(self._trace_path, self.trace.header)
             # Of a run of this trial that was broken off.
-            self._verdict_path(self._trace_path).unlink(missing_ok=True)
+            self._path_of("verdict").unlink(missing_ok=True)
+            self.fuses("diagnosis file", self._write_diagnosis)
         self._trace_file.append(record)
+
+    def _write_diagnosis(self) -> None:
+        """What judges this training, for whoever looks at it later."""
+        files.write_atomically(self._path_of("diagnosis"), self._diagnosis.to_json())
 
     def _write_verdict(self, verdict: Verdict) -> None:
         if self._trace_path is not None:
-            path = self._verdict_path(self._trace_path)
-            files.write_atomically(path, verdict.to_json())
+            files.write_atomically(self._path_of("verdict"), verdict.to_json())
 
-    @staticmethod
-    def _verdict_path(trace_path: pathlib.Path) -> pathlib.Path:
-        name = trace_path.name.replace("trace-", "verdict-", 1)
-        return trace_path.with_name(name).with_suffix(".json")
+    def _path_of(self, kind: str) -> pathlib.Path:
+        """The file `<kind>-<execution>.json` beside the trace."""
+        assert self._trace_path is not None
+        name = self._trace_path.name.replace("trace-", f"{kind}-", 1)
+        return self._trace_path.with_name(name).with_suffix(".json")
 
     def _write_scalars(self) -> None:
         if self._log_dir is None:

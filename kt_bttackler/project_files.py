@@ -1,0 +1,150 @@
+"""Reads the files of a search: KerasTuner's, and those of the diagnosis.
+
+What cannot be read is missing, whatever is in it: a search may be in the midst of
+writing it, or have been killed while it did.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import pathlib
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from kt_bttackler import channel
+from kt_bttackler.diagnosis import Diagnosis, Verdict
+from kt_bttackler.trace import Trace, read_trace
+
+
+def trial_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Folders of trials in the order of their ids; "9" comes before "10"."""
+
+    def order(path: pathlib.Path) -> tuple[float, str]:
+        trial_id = path.name.removeprefix("trial_")
+        return (int(trial_id) if trial_id.isdecimal() else math.inf, trial_id)
+
+    return sorted((p for p in folder.glob("trial_*") if p.is_dir()), key=order)
+
+
+def trial_state(folder: pathlib.Path) -> dict[str, Any]:
+    """Content of `trial.json`; empty while KerasTuner is in the midst of writing it.
+
+    What is not of the kind that KerasTuner writes is left out.
+    """
+    state = _json(folder / "trial.json")
+    kinds = {"trial_id": str, "status": str, "message": str, "score": float | int}
+    known = {k: v for k, v in state.items() if isinstance(v, kinds.get(k, object))}
+    for outer, inner in (("hyperparameters", "values"), ("metrics", "metrics")):
+        within = known.get(outer)
+        content = within.get(inner) if isinstance(within, dict) else None
+        known[outer] = {inner: content if isinstance(content, dict) else {}}
+    return known if state else {}
+
+
+def written_at(folder: pathlib.Path) -> float | None:
+    """Unix time at which `trial.json` was written last."""
+    try:
+        return (folder / "trial.json").stat().st_mtime
+    except OSError:
+        return None
+
+
+def starts(project: pathlib.Path) -> dict[str, float]:
+    """Unix time at which KerasTuner began each trial, as far as it keeps it.
+
+    It does so while it shows its own table, in the local time of its machine.
+    """
+    display = _json(project / "oracle.json").get("display")
+    noted = display.get("trial_start") if isinstance(display, dict) else None
+    found = {}
+    for trial_id, text in noted.items() if isinstance(noted, dict) else ():
+        try:
+            found[trial_id] = datetime.datetime.fromisoformat(text).timestamp()
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return found
+
+
+def traces(folder: pathlib.Path) -> dict[int, Trace]:
+    """Readable traces of a trial by execution."""
+    found: dict[int, Trace] = {}
+    for path in sorted(folder.glob("trace-*.jsonl")):
+        try:
+            trace = read_trace(path)
+        except (OSError, ValueError):
+            continue
+        # A second fit of the same execution comes behind the first.
+        found.setdefault(trace.header.execution, trace)
+    return found
+
+
+def message(state: Mapping[str, Any]) -> channel.Message | None:
+    """What the metrics of a trial's state carry."""
+    metrics = {}
+    for name, history in state.get("metrics", {}).get("metrics", {}).items():
+        try:
+            if history["observations"]:
+                metrics[name] = statistics.fmean(history["observations"][-1]["value"])
+        except (TypeError, KeyError, IndexError, AttributeError, ValueError):
+            continue
+    return channel.decode(metrics)
+
+
+def written_verdict(folder: pathlib.Path) -> Verdict | None:
+    """What the diagnosis said of the first execution, be it stopped or not."""
+    try:
+        text = (folder / "verdict-0.json").read_text(encoding="utf-8")
+        return Verdict.from_json(text)
+    except (OSError, ValueError):
+        return None
+
+
+def verdict(folder: pathlib.Path, state: Mapping[str, Any]) -> Verdict | None:
+    """The verdict that stopped a trial: the first execution decides.
+
+    What the oracle was told counts, but the file says it in full.
+    """
+    told = message(state)
+    if told is not None and told.verdict is None:
+        return None
+    written = written_verdict(folder)
+    if written is None:
+        return told.verdict if told else None
+    if told is None and _ended(folder) != "stopped":
+        return None  # it was only watched
+    return written if written.stop else None
+
+
+def diagnosis(folder: pathlib.Path) -> Diagnosis | None:
+    """What judged the first execution, if its types are known here."""
+    try:
+        return Diagnosis.load(folder / "diagnosis-0.json")
+    except ValueError:
+        return None
+
+
+def log_dir(project: pathlib.Path) -> pathlib.Path | None:
+    """The folder with event files in `<trial>/execution<k>`, if there is one."""
+    for execution in project.glob("*/*/execution*"):
+        if next(execution.glob("**/*.tfevents.*"), None) is not None:
+            return execution.parent.parent
+    return None
+
+
+def _ended(folder: pathlib.Path) -> str | None:
+    try:
+        return read_trace(folder / "trace-0.jsonl", columns=False).end
+    except (OSError, ValueError):
+        return None
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    """Not strict JSON: KerasTuner writes NaN and Infinity."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
