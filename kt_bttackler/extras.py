@@ -10,7 +10,7 @@ def required(library: str, user: str, extra: str) -> Any:
     """Imports a library.
 
     Args:
-        library: its name.
+        library: its name, or that of a module of it.
         user: what needs it, for the message.
         extra: the extra of this package that brings it.
 
@@ -26,5 +26,6 @@ def required(library: str, user: str, extra: str) -> Any:
         return importlib.import_module(library)
     except ImportError as error:
         raise ImportError(
-            f"{user} needs {library}: pip install 'kt-bttackler[{extra}]'"
+            f"{user} needs {library.partition('.')[0]}: "
+            f"pip install 'kt-bttackler[{extra}]'"
         ) from error

@@ -15,6 +15,7 @@ import pathlib
 
 from kt_bttackler import files, results
 from kt_bttackler.cli import UsageError
+from kt_bttackler.extras import required
 from kt_bttackler.regions import regions
 from kt_bttackler.report import as_text
 from kt_bttackler.study import Study
@@ -92,11 +93,11 @@ def _write(path: pathlib.Path, text: str, option: str) -> None:
 
 def _as_html(study: Study) -> str:
     try:
-        from kt_bttackler.report_page import as_html
+        required("plotly.graph_objects", "--html", extra="report")
     except ImportError as error:
-        raise UsageError(
-            "--html needs plotly: pip install 'kt-bttackler[report]'"
-        ) from error
+        raise UsageError(str(error)) from error
+    from kt_bttackler.report_page import as_html
+
     return as_html(study)
 
 

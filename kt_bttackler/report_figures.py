@@ -12,7 +12,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
+import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
 from kt_bttackler import colours
 from kt_bttackler.indicators import SEVERITY_RANGE
@@ -257,8 +257,13 @@ def hyperparameter(
             rows[_cause(trial)] + 0.5 * ((number * 0.618) % 1 - 0.5)
             for number, trial in enumerate(trials)
         ]
-    figure = _figure(height=230, xaxis=axis, yaxis=upward, showlegend=False)
-    figure.update_layout(margin={"l": 60, "r": 12, "t": 12, "b": 44})
+    figure = _figure(
+        height=230,
+        xaxis=axis,
+        yaxis=upward,
+        showlegend=False,
+        margin={"l": 60, "r": 12, "t": 12, "b": 44},
+    )
     for cause in causes:
         members = [k for k, trial in enumerate(trials) if _cause(trial) == cause]
         figure.add_scatter(
@@ -323,6 +328,7 @@ def course(trace: Trace, metrics: Sequence[tuple[str, str]]) -> Any | None:
         yaxis=_value_axis(losses, "loss"),
         # What is no loss, such as an accuracy, has a scale of its own.
         yaxis2={"overlaying": "y", "side": "right", "showgrid": False},
+        margin={"l": 56, "r": 44, "t": 36, "b": 44},
     )
     for number, (title, values) in enumerate(drawn):
         figure.add_scatter(
@@ -337,7 +343,6 @@ def course(trace: Trace, metrics: Sequence[tuple[str, str]]) -> Any | None:
             },
             marker={"size": 4},
         )
-    figure.update_layout(margin={"l": 56, "r": 44, "t": 36, "b": 44})
     return figure
 
 
@@ -356,6 +361,7 @@ def gradients(trace: Trace) -> Any | None:
     names = [escape(layer) for layer in layers]
     figure = _figure(
         height=min(900, 110 + 20 * len(layers)),
+        margin={"l": 110, "r": 12, "t": 12, "b": 44},
         xaxis={**_epoch_axis(epochs), "showgrid": False},
         yaxis={"type": "category", "autorange": "reversed", "showgrid": False},
     )
@@ -375,7 +381,6 @@ def gradients(trace: Trace) -> Any | None:
         xgap=1,
         ygap=1,
     )
-    figure.update_layout(margin={"l": 110, "r": 12, "t": 12, "b": 44})
     return figure
 
 
@@ -388,6 +393,7 @@ def severity_course(trace: Trace, readings: Sequence[Reading]) -> Any | None:
     rows = [reading.indicator.id for reading in judged]
     figure = _figure(
         height=110 + 22 * len(rows),
+        margin={"l": 110, "r": 12, "t": 12, "b": 44},
         xaxis={**_epoch_axis(epochs), "showgrid": False},
         yaxis={"type": "category", "autorange": "reversed", "showgrid": False},
     )
@@ -396,7 +402,6 @@ def severity_course(trace: Trace, readings: Sequence[Reading]) -> Any | None:
         **_severity_map(z, epochs, rows),
         hovertemplate="%{y} at epoch %{x}: severity %{z:.2f}<extra></extra>",
     )
-    figure.update_layout(margin={"l": 110, "r": 12, "t": 12, "b": 44})
     return figure
 
 

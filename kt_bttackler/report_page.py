@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import plotly.offline  # type: ignore[import-untyped, unused-ignore]
+
 from kt_bttackler import report, report_figures
-from kt_bttackler.extras import required
 from kt_bttackler.readings import Reading, indicators_of, readings
 from kt_bttackler.regions import Region, regions
 from kt_bttackler.report_html import (
@@ -49,10 +50,7 @@ def as_html(study: Study, now: datetime.datetime | None = None) -> str:
         study: what `results.study` read.
         now: what to say of when it was written; by default the present time.
 
-    Raises:
-        ImportError: plotly is not installed.
     """
-    script = required("plotly.offline", "`--html`", "report").get_plotlyjs()
     now = now or datetime.datetime.now().astimezone()
     places = {trial.id: f"trial-{k}" for k, trial in enumerate(study.trials)}
     read = {
@@ -94,7 +92,7 @@ def as_html(study: Study, now: datetime.datetime | None = None) -> str:
             ),
         ),
         _footer(study),
-        Html(f"<script>{script}</script>"),
+        Html(f"<script>{plotly.offline.get_plotlyjs()}</script>"),
         Html(f"<script>{_own_script()}</script>"),
     ]
     head = joined(

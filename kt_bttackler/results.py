@@ -22,7 +22,7 @@ from kt_bttackler import project_files, report_table
 from kt_bttackler.diagnosis import Verdict
 from kt_bttackler.extras import required
 from kt_bttackler.study import Study, TrialFacts
-from kt_bttackler.summary import Summary, in_notebook
+from kt_bttackler.summaries import Summary, in_notebook
 from kt_bttackler.trace import Trace
 
 

@@ -230,7 +230,7 @@ def test_summary_prints_the_table_and_how_to_open_tensorboard(project, capsys):
     run = project / "logs" / "0" / "execution0" / "diagnosis"
     run.mkdir(parents=True)
     (run / "events.out.tfevents.1.host").touch()
-    assert summary(str(project)) is None
+    assert repr(summary(str(project))) == "<Summary of 3 trials>"
     printed = capsys.readouterr().out
     assert "3 of 10" in printed
     assert f"tensorboard --logdir {project / 'logs'}" in printed
