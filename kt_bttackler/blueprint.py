@@ -6,6 +6,7 @@ models) is left out, so that nobody judges by a guess.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -70,6 +71,8 @@ def only_loss(model: keras.Model) -> Loss:
         name=_snake_case(kind.__name__),
         from_logits=bool(config.get("from_logits", False)),
         label_smoothing=float(config.get("label_smoothing", 0.0)),
+        # Keras does not tell that of a `Huber`.
+        delta=float(config.get("delta", math.nan)),
         mean=mean and config.get("ignore_class") is None,
     )
 

@@ -3,12 +3,14 @@
 A model that has learned nothing predicts the same for every row; the loss of the best
 such prediction is the *trivial loss*. It depends on the labels alone: the entropy of
 their frequencies for cross-entropies, their spread for squared and absolute errors.
+What no formula gives is found by bisection.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,16 @@ MOST_ROWS = 4096
 # Segmentations have more: of a row, and of a batch, this many numbers are kept.
 MOST_NUMBERS_OF_ROW = 2**10
 MOST_NUMBERS = 2**18
+# Keras keeps divisors and logarithms away from zero by this much.
+_TINY = 1e-7
+# Halvings of the range of the labels: enough for single precision.
+_BISECTIONS = 30
+_ERRORS = (
+    "huber",
+    "log_cosh",
+    "mean_absolute_percentage_error",
+    "mean_squared_logarithmic_error",
+)
 # Labels are gathered in so many steps of so many epochs.
 LABELLED_STEPS = 10
 LABELLED_EPOCHS = 3
@@ -31,12 +43,14 @@ class Loss:
         name: snake-case name of its function or class, None when unknown.
         from_logits: it takes logits.
         label_smoothing: share of each label that is spread over all classes.
+        delta: error from which on the Huber loss grows linearly.
         mean: it is the mean over the rows.
     """
 
     name: str | None
     from_logits: bool = False
     label_smoothing: float = 0.0
+    delta: float = 1.0
     mean: bool = True
 
 
@@ -202,6 +216,14 @@ def _best_constant(labels: np.ndarray, loss: Loss) -> tuple[np.ndarray, float] |
         return costs, float(np.mean(costs)) / (len(costs) - 1)
     if loss.name == "mean_absolute_error":
         return np.abs(columns - np.median(columns, axis=0)).mean(axis=-1), 0.0
+    if loss.name in _ERRORS:
+        return _costs_of_errors(columns, loss), 0.0
+    if loss.name in ("hinge", "squared_hinge") and np.isin(labels, (-1, 0, 1)).all():
+        signs = np.where(columns > 0, 1.0, -1.0)
+        best = signs.mean(axis=0)
+        if loss.name == "hinge":
+            return np.maximum(1 - signs * np.sign(best), 0).mean(axis=-1), 0.0
+        return ((1 - signs * best) ** 2).mean(axis=-1), 0.0
     if loss.name == "sparse_categorical_crossentropy":
         # Not as columns: a vocabulary is large.
         _, of_label, counts = np.unique(
@@ -218,6 +240,43 @@ def _best_constant(labels: np.ndarray, loss: Loss) -> tuple[np.ndarray, float] |
         costs = np.sum([costs for costs, _ in parts], axis=0) / len(parts)
         return costs, sum(correction for _, correction in parts) / len(parts)
     return None
+
+
+def _costs_of_errors(columns: np.ndarray, loss: Loss) -> np.ndarray:
+    """Costs of the best constant of each column under a convex loss of the error."""
+    if loss.name == "mean_squared_logarithmic_error":
+        logarithms = np.log1p(np.maximum(columns, _TINY))
+        return np.asarray(((logarithms - logarithms.mean(axis=0)) ** 2).mean(axis=-1))
+    if loss.name == "mean_absolute_percentage_error":
+        sizes = np.maximum(np.abs(columns), _TINY)
+        best = _bisected(columns, lambda error: np.sign(error) / sizes)
+        return np.asarray((100 * np.abs(columns - best) / sizes).mean(axis=-1))
+    if loss.name == "huber":
+        best = _bisected(columns, lambda error: np.clip(error, -loss.delta, loss.delta))
+        error = np.abs(columns - best)
+        quadratic = np.minimum(error, loss.delta)
+        costs = quadratic * (error - quadratic / 2)
+    else:
+        error = columns - _bisected(columns, np.tanh)
+        costs = np.logaddexp(error, -error) - math.log(2)
+    return np.asarray(costs.mean(axis=-1))
+
+
+def _bisected(
+    columns: np.ndarray, slope: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The constant of each column at which the mean slope of the cost is zero.
+
+    Args:
+        columns: labels, [rows, units].
+        slope: derivative of the cost of errors (constant minus label), rising.
+    """
+    low, high = columns.min(axis=0), columns.max(axis=0)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        too_high = slope(middle - columns).mean(axis=0) > 0
+        low, high = np.where(too_high, low, middle), np.where(too_high, middle, high)
+    return np.asarray((low + high) / 2)
 
 
 def _smoothed(targets: np.ndarray, smoothing: float) -> np.ndarray:

@@ -119,9 +119,23 @@ def cost(loss, labels, constant, smoothing=0.0):
             units = units * (1 - smoothing) + smoothing / 2
             chance = scipy.special.expit(constant)
             return -np.mean(units * np.log(chance) + (1 - units) * np.log(1 - chance))
+    error = np.abs(units - constant)
     if loss == "mean_squared_error":
-        return np.mean((units - constant) ** 2)
-    return np.mean(np.abs(units - constant))
+        return np.mean(error**2)
+    if loss == "huber":
+        return np.mean(np.where(error < 1, error**2 / 2, error - 0.5))
+    if loss == "log_cosh":
+        return np.mean(np.log(np.cosh(error)))
+    if loss == "mean_squared_logarithmic_error":
+        return np.mean((np.log(1 + units) - np.log(1 + np.maximum(constant, 0))) ** 2)
+    signs = np.where(units > 0, 1, -1)
+    if loss == "squared_hinge":
+        return np.mean(np.maximum(1 - signs * constant, 0) ** 2)
+    if loss == "hinge":
+        return np.mean(np.maximum(1 - signs * constant, 0))
+    if loss == "mean_absolute_percentage_error":
+        return np.mean(100 * error / np.abs(units))
+    return np.mean(error)
 
 
 def trivial_loss(loss, labels, smoothing=0.0):
@@ -132,11 +146,15 @@ def trivial_loss(loss, labels, smoothing=0.0):
         start = np.zeros(int(labels.max()) + 1)
     else:
         start = np.zeros(labels.shape[-1])
-    if loss == "mean_absolute_error":  # not smooth: the best constant is a label
+    corners = ("mean_absolute_error", "mean_absolute_percentage_error", "hinge")
+    if loss in corners:  # not smooth: the best constant is a label, or -1, or 1
         columns = labels.reshape(-1, labels.shape[-1])
         return float(
             np.mean(
-                [min(np.mean(np.abs(c - one)) for one in set(c)) for c in columns.T]
+                [
+                    min(cost(loss, c[:, None], one) for one in {*c, -1, 1})
+                    for c in columns.T
+                ]
             )
         )
     found = scipy.optimize.minimize(

@@ -69,6 +69,13 @@ def trivial(labels, name, **options):
         (MSE, REAL.reshape(50, 8, 2), 0.0),
         (MAE, REAL, 0.0),
         (MAE, REAL.reshape(100, 4, 2), 0.0),
+        ("mean_absolute_percentage_error", REAL, 0.0),
+        ("mean_squared_logarithmic_error", REAL, 0.0),
+        ("huber", REAL, 0.0),
+        ("log_cosh", REAL, 0.0),
+        ("hinge", BITS, 0.0),
+        ("hinge", 2 * BITS - 1, 0.0),
+        ("squared_hinge", BITS, 0.0),
     ],
 )
 def test_the_trivial_loss_is_the_minimum_over_constants(name, labels, smoothing):
@@ -144,7 +151,10 @@ def test_the_correction_of_smoothed_labels_is_smaller():
     ("labels", "loss"),
     [
         (ONE_HOT, Loss(None)),
-        (REAL, Loss("huber")),
+        (REAL, Loss("kl_divergence")),
+        (REAL, Loss("huber", delta=math.nan)),
+        (REAL, Loss("hinge")),
+        (REAL, Loss("poisson")),
         (REAL, Loss(MSE, mean=False)),
         (REAL[:1], Loss(MSE)),
         (np.where(REAL > 3, np.nan, REAL), Loss(MSE)),

@@ -137,8 +137,8 @@ PAIRS = (
     _specimen(
         "AT-DR-circle-8e28bdef",
         "DeepDiagnosis, Models_Circle.py, model_8e28bdef",
-        "fifteen narrow ReLU layers, one of which dies",
-        _circle(15, 5, "relu"),
+        "sixteen narrow ReLU layers, one of which dies",
+        _circle(16, 5, "relu"),
         _circle(2, 16, "relu"),
         "LAR DEAD_UNITS ERG COLLAPSED_OUTPUT UNCHANGED_WEIGHTS",
     ),
