@@ -123,6 +123,7 @@ def structure(model: keras.Model, graph: ModelGraph) -> dict[str, Any]:
             getattr(layer, "compute_dtype", None) == "float16"
             for layer in layers.values()
         ),
+        "averaging_steps": max(map(_averaging_steps, layers.values()), default=0.0),
     }
 
 
@@ -134,6 +135,13 @@ def _feeds_directly(first: Any, second: Any) -> bool:
         return second.input is first.output
     except (AttributeError, ValueError):  # shared, or never called symbolically
         return False
+
+
+def _averaging_steps(layer: Any) -> float:
+    """Steps over which a layer averages what it normalises a validation by."""
+    if not isinstance(layer, keras.layers.BatchNormalization):
+        return 0.0
+    return 1 / max(1e-9, 1 - float(layer.momentum))
 
 
 def _is_linear(layer: Any) -> bool:

@@ -34,6 +34,7 @@ from kt_bttackler.loss_indicators import (
     UnexpectedLossChanges,
 )
 from kt_bttackler.median_stopping import MedianStoppingRule
+from kt_bttackler.outlook_indicators import WorseThanConstant
 from kt_bttackler.output_indicators import ClassNeglect, CollapsedOutput
 from kt_bttackler.peer_rules import PeerRule
 from kt_bttackler.progress_indicators import (
@@ -86,6 +87,7 @@ FURTHER: tuple[type[QualityIndicator], ...] = (
     Oscillation,
     ClassNeglect,
     Overfit,
+    WorseThanConstant,
 )
 
 # Rules with findings of their own, reported after the indicators.

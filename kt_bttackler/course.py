@@ -17,8 +17,8 @@ EARLY_EPOCHS_WITHOUT_PLAN = 5
 # A loss this small everywhere leaves nothing to learn.
 NEGLIGIBLE_LOSS = 1e-12
 # A training improves while its loss falls by this share of the first loss, and has
-# learned when its loss lies one of these shares below the first loss, or below that
-# of the best constant prediction.
+# learned when its loss lies the last of these shares below that of the best constant
+# prediction, or, where that is unknown, the other below the first loss.
 IMPROVEMENT = 0.05
 LEARNED_FROM_FIRST = 0.1
 LEARNED_FROM_TRIVIAL = 0.05
@@ -31,6 +31,7 @@ PROGRESS_NEEDS = frozenset(
         "first_regularization",
         "learning_rate",
         "label/trivial_loss",
+        "label/trivial_error",
     }
 )
 
@@ -229,8 +230,9 @@ def stalled(trace: Trace, window: int | None = None) -> bool:
 def has_learned(trace: Trace) -> bool:
     """Whether the recent losses show that something was learned, and kept.
 
-    The best loss of the last 10 % of the plan (at least five epochs) lies 10 % of |l0|
-    below l0, or 5 % below the loss of the best constant prediction. Unlike
+    The best loss of the last 10 % of the plan (at least five epochs) lies 5 % below the
+    loss of the best constant prediction, in doubt about which two of its errors count
+    for the training; or, where that is unknown, 10 % of |l0| below l0. Unlike
     `progress` this forgets what an explosion has destroyed, and what it cost. Unknown
     counts as learned.
     """
@@ -240,10 +242,11 @@ def has_learned(trace: Trace) -> bool:
     recent = recent[np.isfinite(recent)]
     if not len(first) or not len(recent) or trace.header.initial_epoch > 0:
         return True
-    best, start = float(np.min(recent)), float(first[0])
-    if start - best >= LEARNED_FROM_FIRST * abs(start):
-        return True
-    return best <= (1 - LEARNED_FROM_TRIVIAL) * trivial_loss(trace)
+    best, start, constant = float(np.min(recent)), float(first[0]), trivial_loss(trace)
+    if constant > NEGLIGIBLE_LOSS:
+        error = np.nan_to_num(last_known(trace.scalar("label/trivial_error")))
+        return best <= (1 - LEARNED_FROM_TRIVIAL) * (constant + 2 * float(error))
+    return start - best >= LEARNED_FROM_FIRST * abs(start)
 
 
 def trivial_loss(trace: Trace) -> float:

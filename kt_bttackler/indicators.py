@@ -26,6 +26,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from kt_bttackler.course import early_epochs, settling_epochs, stalled, warming_up
+from kt_bttackler.outlook import hopeless
 from kt_bttackler.trace import Trace
 
 # Severity is a logarithm of value / threshold, kept in this range for plots.
@@ -110,7 +111,7 @@ class QualityIndicator:
     fires: ClassVar[Literal["above", "below"]] = "above"
     stage: ClassVar[Literal["start", "early", "settled", "late", "any"]] = "any"
     min_epochs: ClassVar[int] = 1
-    stopping: ClassVar[Literal["always", "stalled", "never"]] = "always"
+    stopping: ClassVar[Literal["always", "stalled", "hopeless", "never"]] = "always"
     benign: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
@@ -165,6 +166,8 @@ class QualityIndicator:
         """
         if self.stopping == "stalled":
             return stalled(trace)
+        if self.stopping == "hopeless":
+            return hopeless(trace)
         return self.stopping == "always"
 
     def limit(self, trace: Trace) -> float:

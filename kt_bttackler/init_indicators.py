@@ -8,8 +8,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kt_bttackler.course import PROGRESS_NEEDS, has_learned, largest_known, stalled
+from kt_bttackler.course import (
+    PROGRESS_NEEDS,
+    has_learned,
+    largest_known,
+    losses,
+    stalled,
+)
 from kt_bttackler.indicators import QualityIndicator
+from kt_bttackler.outlook import OUTLOOK_NEEDS, hopeless
 from kt_bttackler.trace import Trace
 
 _Pool = Callable[[np.ndarray], np.floating]
@@ -28,6 +35,8 @@ class PoorInit(QualityIndicator):
       `signal_ratio` between layers;
     - flat: the output varies over the probe by less than `smallest_spread` of its
       range, or of the spread of regression targets;
+    - wild: the first loss is more than `wildest` times that of equal probabilities, or
+      the output of a regression varies by that many standard deviations of the targets;
     - cut off: the gradient of the first layers is below `gradient_ratio` of that of
       the last, or below `smallest_gradient`;
     - broken: weights that are not finite.
@@ -36,13 +45,15 @@ class PoorInit(QualityIndicator):
     units that are alike in two layers in a row with no dropout to part them. The rest
     is a warning: deep sigmoid nets start flat and cut off and can end among the best,
     and a head of zeros is a habit. Judged again, and then a ground for stopping, while
-    the training is stalled and has learned nothing. Not on resumed trainings. Sources:
-    SageMaker Debugger (PoorWeightInitialization), TheDeepChecker, NeuraLint.
+    the training is stalled and has learned nothing, or is hopeless (see `outlook`). Not
+    on resumed trainings. Sources: SageMaker Debugger (PoorWeightInitialization),
+    TheDeepChecker, NeuraLint.
 
     Attributes:
         threshold: signs, 0.
         signal_ratio: largest per smallest standard deviation, 1000.
         smallest_spread: share of the range of the output, 1e-4.
+        wildest: multiple of the expected first loss, or of the spread of targets, 5.
         gradient_ratio: first per last norm, 0.01.
         smallest_gradient: norm, 1e-7.
 
@@ -66,14 +77,19 @@ class PoorInit(QualityIndicator):
     """
 
     id = "POOR_INIT"
-    needs = PROGRESS_NEEDS | {
-        "weight/initial_symmetric",
-        "weight/initial_finite",
-        "gradient/initial_norm",
-        "activation/initial_std",
-        "output/initial_spread",
-        "model/dropout_rates",
-    }
+    needs = (
+        PROGRESS_NEEDS
+        | OUTLOOK_NEEDS
+        | {
+            "weight/initial_symmetric",
+            "weight/initial_finite",
+            "gradient/initial_norm",
+            "activation/initial_std",
+            "output/initial_spread",
+            "model/dropout_rates",
+            "model/outputs",
+        }
+    )
     quantity = "signs of a poor start"
     advice = (
         "initialise kernels at random and to the activation (He for ReLU, Glorot for "
@@ -82,14 +98,16 @@ class PoorInit(QualityIndicator):
     threshold: float = 0.0
     signal_ratio: float = 1e3
     smallest_spread: float = 1e-4
+    wildest: float = 5.0
     gradient_ratio: float = 1e-2
     smallest_gradient: float = 1e-7
 
     def applies(self, trace: Trace) -> bool:
-        """At the first epoch, and while the training stalls without having learned."""
+        """At the first epoch, and while nothing was learned, or will be."""
         if not super().applies(trace) or trace.header.initial_epoch > 0:
             return False
-        return len(trace) == 1 or (stalled(trace) and not has_learned(trace))
+        stuck = stalled(trace) and not has_learned(trace)
+        return len(trace) == 1 or stuck or hopeless(trace)
 
     def measure(self, trace: Trace) -> float:
         """Number of signs; `nan` where nothing was measured before the training."""
@@ -124,6 +142,7 @@ class PoorInit(QualityIndicator):
             "units alike": None if alike is None else bool(alike),
             "uneven activations": self._uneven(trace),
             "flat output": self._flat(trace),
+            "wild output": self._wild(trace),
             "first layers cut off": self._cut_off(trace),
             "weights not finite": self._broken(trace),
         }
@@ -161,6 +180,19 @@ class PoorInit(QualityIndicator):
         if not len(spread) or math.isnan(spread[0]):
             return None
         return bool(spread[0] < self.smallest_spread)
+
+    def _wild(self, trace: Trace) -> bool | None:
+        outputs = trace.header.outputs
+        loss = str(outputs[0].get("loss")) if len(outputs) == 1 else ""
+        if not loss.endswith("crossentropy"):
+            spread = trace.scalar("output/initial_spread")[:1]
+            known = len(spread) and not math.isnan(spread[0])
+            return bool(spread[0] > self.wildest) if known else None
+        first = float(losses(trace)[0])
+        units = outputs[0].get("units") or 2
+        classes = 2 if loss.startswith("binary") else max(2, int(units))
+        expected = math.log(classes)
+        return None if math.isnan(first) else first > self.wildest * expected
 
     def _cut_off(self, trace: Trace) -> bool | None:
         norms = self._of_layers(trace, "gradient/initial_norm", np.linalg.norm)

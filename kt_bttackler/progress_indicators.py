@@ -21,6 +21,12 @@ from kt_bttackler.course import (
     trivial_loss,
 )
 from kt_bttackler.indicators import QualityIndicator
+from kt_bttackler.outlook import (
+    OUTLOOK_NEEDS,
+    block_epochs,
+    hopeless,
+    judged_losses,
+)
 from kt_bttackler.trace import Trace
 
 # Losses are compared with themselves, but with no less than this share of the first.
@@ -188,7 +194,7 @@ class LossNotDecreasing(QualityIndicator):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Overfit(QualityIndicator):
-    """OVERFIT: the validation loss rises while the training loss falls. A warning.
+    """OVERFIT: the validation loss rises while the training loss falls.
 
     Measures by how much the validation loss lies above its minimum, per minimum (at
     least 5 % of the first loss), where the minimum is 10 % of the plan old (at least
@@ -196,8 +202,14 @@ class Overfit(QualityIndicator):
     second half of the plan, in two epochs in a row. Sources: UMLAUT and SageMaker
     Debugger, whose tests of one epoch mostly find noise.
 
+    A warning: the best epoch may be a good one. A ground for stopping where the
+    validation loss will end above that of a constant prediction (`outlook.hopeless`):
+    then at any time, from `beyond_repair` on, and two blocks of 5 % of the plan (at
+    least four epochs) are old enough.
+
     Attributes:
         threshold: share of the smallest validation loss, 0.1.
+        beyond_repair: the same in a hopeless training, 0.02.
         fall: share of the training loss, 0.02.
         patience: epochs in a row.
 
@@ -216,17 +228,28 @@ class Overfit(QualityIndicator):
     """
 
     id = "OVERFIT"
-    needs = PROGRESS_NEEDS | {"val_loss"}
+    needs = PROGRESS_NEEDS | OUTLOOK_NEEDS
     quantity = "rise of the validation loss above its minimum"
     advice = (
         "stop at the best epoch (EarlyStopping with `restore_best_weights=True`), "
         "regularise (dropout, weight decay), augment the data, or use a smaller model"
     )
-    stage = "late"
-    stopping = "never"
+    stopping = "hopeless"
     threshold: float = 0.1
+    beyond_repair: float = 0.02
     fall: float = 0.02
     patience: int = 2
+
+    def applies(self, trace: Trace) -> bool:
+        """In the second half of the plan, or in a hopeless training."""
+        planned = trace.max_epochs
+        if not super().applies(trace) or planned is None:
+            return False
+        return trace.epoch > planned // 2 or hopeless(trace)
+
+    def limit(self, trace: Trace) -> float:
+        """The threshold, lower where nothing can be repaired."""
+        return self.beyond_repair if hopeless(trace) else self.threshold
 
     def measure(self, trace: Trace) -> float:
         """Rise per minimum, 0 without a fall of the training loss."""
@@ -237,7 +260,10 @@ class Overfit(QualityIndicator):
         first = values[0] if math.isfinite(values[0]) else training[0]
         least = max(_LEAST_SCALE * abs(float(first)), NEGLIGIBLE_LOSS)
         best = len(checks) - 1 - int(np.argmin(checks[::-1]))
-        if len(checks) - 1 - best < progress_epochs(trace.max_epochs):
+        age = progress_epochs(trace.max_epochs)
+        if hopeless(trace):
+            age = min(age, 2 * block_epochs(trace.max_epochs or 0))
+        if len(checks) - 1 - best < age:
             return 0.0
         fallen = training[best] - np.min(training[best:])
         if fallen < self.fall * max(abs(training[best]), least):
@@ -247,18 +273,25 @@ class Overfit(QualityIndicator):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Oscillation(QualityIndicator):
-    """OSCILLATION: the loss goes up and down and gets nowhere. A warning.
+    """OSCILLATION: the loss goes up and down and gets nowhere.
 
     Measures the mean |change| of the training loss over the last `window` epochs per
     mean |loss| (at least 5 % of the first loss), where `turns` of the changes turn
     round and the line fitted through the window does not fall; 0 where not. In the
     second half of the plan, and not while the learning rate rose inside the window
-    (restarts, cycles). Sources: AUTOTRAINER, TheDeepChecker, BTTackler.
+    (restarts, cycles).
+
+    A warning; a ground for stopping where the training will end no better than a
+    constant prediction (`outlook.hopeless`), or where the losses that count for that
+    swing by more than `lost_gain` of what they are better than a constant's: then
+    chance decides how good the last epoch is. Sources: AUTOTRAINER, TheDeepChecker,
+    BTTackler.
 
     Attributes:
         threshold: share of the loss, 0.05.
         turns: share of the changes, 0.6.
         window: epochs, 10.
+        lost_gain: mean |change| per mean gain over a constant, 0.5.
 
     Example:
         >>> from kt_bttackler.trace import Header, Record, Trace
@@ -274,14 +307,23 @@ class Oscillation(QualityIndicator):
     """
 
     id = "OSCILLATION"
-    needs = PROGRESS_NEEDS
+    needs = PROGRESS_NEEDS | OUTLOOK_NEEDS
     quantity = "mean swing of the loss"
     advice = "lower the learning rate or let it decay, or use larger batches"
     stage = "late"
-    stopping = "never"
+    stopping = "hopeless"
     threshold: float = 0.05
     turns: float = 0.6
     window: int = 10
+    lost_gain: float = 0.5
+
+    def stops(self, trace: Trace) -> bool:
+        """Whether the training is hopeless, or what it gains is lost in its swings."""
+        recent = judged_losses(trace)[-self.window :]
+        gain = trivial_loss(trace) - float(np.mean(recent))
+        swing = float(np.mean(np.abs(np.diff(recent))))
+        # What is unknown compares as false.
+        return super().stops(trace) or swing > self.lost_gain * max(gain, 0.0)
 
     def measure(self, trace: Trace) -> float:
         """Mean |change| per mean |loss|, 0 where the loss falls or runs straight."""

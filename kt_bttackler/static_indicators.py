@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kt_bttackler.course import rise_ahead, warming_up
+from kt_bttackler.course import largest_known, rise_ahead, warming_up
 from kt_bttackler.indicators import SEVERITY_RANGE, QualityIndicator
 from kt_bttackler.trace import Trace
 
@@ -225,12 +225,12 @@ class InputScale(QualityIndicator):
 class LearningRateRange(QualityIndicator):
     """LR_RANGE: the learning rate can hardly be meant.
 
-    Measures the learning rate of the first epoch, positive above `threshold`
-    (optimizers that scale their steps: `adaptive_threshold`) and below `smallest`. A
-    warning: Adadelta, for one, is used with 1. A rate that is not positive is a ground
-    for stopping when no epoch had another one, from the second epoch on; a single one
-    may begin a warm-up. Small rates are no finding where the rate has risen since or is
-    scheduled to. Source: UMLAUT, with
+    Measures the largest learning rate so far where that is positive, above `threshold`
+    (optimizers that scale their steps: `adaptive_threshold`), else that of the first
+    epoch, positive below `smallest`. A warning: Adadelta, for one, is used with 1. A
+    rate that is not positive is a ground for stopping when no epoch had another one,
+    from the second epoch on; a single one may begin a warm-up. Small rates are no
+    finding where the rate has risen since or is scheduled to. Source: UMLAUT, with
     wider bounds.
 
     Attributes:
@@ -264,7 +264,9 @@ class LearningRateRange(QualityIndicator):
         rates = trace.scalar("learning_rate")
         if not len(rates):
             return math.nan
-        first = float(rates[0])
+        largest, first = largest_known(rates), float(rates[0])
+        if largest > self._largest(trace):
+            return largest
         rises = warming_up(trace) or rise_ahead(trace) or bool(np.any(rates > first))
         return math.nan if first < self.smallest and rises else first
 
@@ -272,8 +274,7 @@ class LearningRateRange(QualityIndicator):
         """The bound on the side of the rate."""
         if self.measure(trace) < self.smallest:
             return self.smallest
-        adaptive = trace.header.adaptive_optimizer
-        return self.adaptive_threshold if adaptive else self.threshold
+        return self._largest(trace)
 
     def severity(self, trace: Trace) -> float:
         """Base-10 logarithm of the rate per bound, of either side."""
@@ -285,6 +286,10 @@ class LearningRateRange(QualityIndicator):
     def stops(self, trace: Trace) -> bool:
         """Whether no epoch had a positive rate."""
         return len(trace) > 1 and self._never_positive(trace)
+
+    def _largest(self, trace: Trace) -> float:
+        adaptive = trace.header.adaptive_optimizer
+        return self.adaptive_threshold if adaptive else self.threshold
 
     def _never_positive(self, trace: Trace) -> bool:
         return bool(np.all(trace.scalar("learning_rate") <= 0))

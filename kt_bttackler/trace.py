@@ -69,6 +69,8 @@ class Header:
             non-linear between them.
         adaptive_optimizer: the optimizer scales each step by past gradients.
         half_precision: a layer computes in float16.
+        averaging_steps: training steps over which normalisation layers average what a
+            validation goes by, 1 / (1 - momentum), the longest; 0 where there are none.
     """
 
     trial_id: str | None = None
@@ -98,6 +100,7 @@ class Header:
     linear_pairs: tuple[tuple[str, str], ...] = ()
     adaptive_optimizer: bool = False
     half_precision: bool = False
+    averaging_steps: float = 0.0
 
     @functools.cached_property
     def kernel_shares(self) -> np.ndarray:

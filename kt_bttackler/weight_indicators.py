@@ -7,8 +7,15 @@ import math
 
 import numpy as np
 
-from kt_bttackler.course import PROGRESS_NEEDS, has_learned
+from kt_bttackler.course import (
+    PROGRESS_NEEDS,
+    has_learned,
+    losses,
+    rise_ahead,
+    trivial_loss,
+)
 from kt_bttackler.indicators import SEVERITY_RANGE, QualityIndicator
+from kt_bttackler.outlook import OUTLOOK_NEEDS, expected_loss, hopeless
 from kt_bttackler.trace import Trace
 
 # Weights that moved by at most one unit of `update/moved` have not changed.
@@ -20,19 +27,24 @@ class UpdateRatio(QualityIndicator):
     """UPDATE_RATIO: a training step changes the weights too little, or too much.
 
     Measures norm(step) / norm(kernel), the median over the kernels of its mean over up
-    to three steps of the epoch. Too small below `smallest`, in two epochs in a row; too
-    large above the threshold, in three. From 5 % of the plan (at least an epoch) on,
-    not while the learning rate warms up. Small steps are no finding once the learning
-    rate has been lowered to less than half: then they are meant.
+    to three steps of the epoch. Too small below `smallest`, or where all steps of the
+    plan together would move the weights by less than `reach`, in two epochs in a row;
+    too large above the threshold, in three. From 5 % of the plan (at least an epoch)
+    on, not while the learning rate warms up. Small steps are no finding once the
+    learning rate has been lowered to less than half: then they are meant.
 
     A warning; a ground for stopping while the training is stalled and has learned
-    nothing. Normalised layers live well with large ratios, a warning of them alone
-    means little. Sources: TheDeepChecker (1e-4 and 0.1; its lower bound hits healthy
-    trainings), DeepDiagnosis, SageMaker Debugger.
+    nothing, or is hopeless (see `outlook`); small steps also where the training loss is
+    on the way to end above `unfinished` of that of a constant: then the plan ends
+    before the training has begun. Normalised layers live well with large ratios, a
+    warning of them alone means little. Sources: TheDeepChecker (1e-4 and 0.1; its lower
+    bound hits healthy trainings), DeepDiagnosis, SageMaker Debugger.
 
     Attributes:
         threshold: share of the weights, 0.1.
         smallest: share of the weights, 5e-5.
+        reach: share of the weights over the whole plan, 0.05.
+        unfinished: share of the loss of a constant, 0.75.
         patience: epochs in a row above the threshold; one less below `smallest`.
 
     Example:
@@ -53,7 +65,7 @@ class UpdateRatio(QualityIndicator):
     """
 
     id = "UPDATE_RATIO"
-    needs = PROGRESS_NEEDS | {"update/ratio"}
+    needs = PROGRESS_NEEDS | OUTLOOK_NEEDS | {"update/ratio"}
     quantity = "step per weight"
     advice = (
         "too small: raise the learning rate; too large: lower it, clip gradients "
@@ -63,6 +75,8 @@ class UpdateRatio(QualityIndicator):
     stopping = "stalled"
     threshold: float = 0.1
     smallest: float = 5e-5
+    reach: float = 0.05
+    unfinished: float = 0.75
     patience: int = 3
 
     def measure(self, trace: Trace) -> float:
@@ -72,36 +86,64 @@ class UpdateRatio(QualityIndicator):
         if not len(known):
             return math.nan
         ratio = float(np.median(known))
-        return math.nan if ratio < self.smallest and _rate_lowered(trace) else ratio
+        small = ratio < self._smallest(trace)
+        return math.nan if small and _rate_lowered(trace) else ratio
 
     def limit(self, trace: Trace) -> float:
         """The bound on the side of the ratio."""
-        return self.smallest if self._small(self.measure(trace)) else self.threshold
+        smallest = self._smallest(trace)
+        return smallest if self.measure(trace) < smallest else self.threshold
 
     def explain(self, trace: Trace, value: float) -> str:
         """Says on which side the ratio is."""
-        return f"{self.quantity}, too {'small' if self._small(value) else 'large'}"
+        small = value < self._smallest(trace)
+        return f"{self.quantity}, too {'small' if small else 'large'}"
 
     def severity(self, trace: Trace) -> float:
         """Base-10 logarithm of the ratio per bound, of the nearer one."""
-        ratio = self.measure(trace)
-        if self._small(ratio):
-            excess = math.log10(self.smallest / ratio) if ratio > 0 else math.inf
+        ratio, smallest = self.measure(trace), self._smallest(trace)
+        if ratio < smallest:
+            excess = math.log10(smallest / ratio) if ratio > 0 else math.inf
             return min(SEVERITY_RANGE, excess)
         return super().severity(trace)
 
     def stops(self, trace: Trace) -> bool:
-        """Whether the training is stalled and has learned nothing."""
-        return super().stops(trace) and not has_learned(trace)
+        """Whether nothing was learned, or will be."""
+        if hopeless(trace) or (super().stops(trace) and not has_learned(trace)):
+            return True
+        small = self.measure(trace) < self._smallest(trace)
+        return small and self._ends_unfinished(trace)
 
-    def _small(self, value: float) -> bool:
-        return value < self.smallest
+    def _ends_unfinished(self, trace: Trace) -> bool:
+        planned, values = trace.max_epochs, losses(trace)[1:]
+        if planned is None or rise_ahead(trace) or trace.header.initial_epoch > 0:
+            return False
+        block = max(1, planned // 20)
+        if not np.isfinite(values[-3 * block :]).all():
+            return False
+        left = planned - trace.epoch
+        # What is unknown compares as false.
+        return expected_loss(values, left, block) > self.unfinished * trivial_loss(
+            trace
+        )
+
+    def _smallest(self, trace: Trace) -> float:
+        """The lower bound: higher where there are but a few steps to take."""
+        steps = trace.scalar("steps")
+        planned = trace.max_epochs
+        if planned is None or not len(steps) or not steps[-1] > 0:
+            return self.smallest
+        # Never near the upper bound, however few there are.
+        needed = min(self.reach / (planned * float(steps[-1])), self.threshold / 10)
+        return max(self.smallest, needed)
 
     def _beyond(self, value: float, limit: float) -> bool:
-        return self._small(value) or value > self.threshold
+        # Above the threshold only where that is the limit: else the ratio is small.
+        return value > limit if limit == self.threshold else value < limit
 
     def _patience(self, trace: Trace) -> int:
-        return self.patience - self._small(self.measure(trace))
+        small = self.measure(trace) < self._smallest(trace)
+        return self.patience - small
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
