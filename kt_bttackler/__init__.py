@@ -38,6 +38,7 @@ _MODULES = {
     "init_indicators": ("PoorInit",),
     "weight_indicators": ("UnchangedWeights", "UpdateRatio"),
     "unit_indicators": ("DeadUnits", "NumericEdge", "Saturation"),
+    "outlook_indicators": ("WorseThanConstant",),
     "output_indicators": ("ClassNeglect", "CollapsedOutput"),
     "progress_indicators": (
         "LossNotDecreasing",

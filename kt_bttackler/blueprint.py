@@ -71,8 +71,8 @@ def only_loss(model: keras.Model) -> Loss:
         name=_snake_case(kind.__name__),
         from_logits=bool(config.get("from_logits", False)),
         label_smoothing=float(config.get("label_smoothing", 0.0)),
-        # Keras does not tell that of a `Huber`.
-        delta=float(config.get("delta", math.nan)),
+        # Keras does not tell it of an object.
+        delta=math.nan if kind is keras.losses.Huber else 1.0,
         mean=mean and config.get("ignore_class") is None,
     )
 

@@ -254,6 +254,12 @@ def trivial_loss(trace: Trace) -> float:
     return last_known(trace.scalar("label/trivial_loss"))
 
 
+def surely_trivial_loss(trace: Trace) -> float:
+    """What the best constant prediction costs at least: two errors off the estimate."""
+    error = last_known(trace.scalar("label/trivial_error"))
+    return trivial_loss(trace) - (2 * error if error > 0 else 0.0)
+
+
 def largest_known(values: np.ndarray) -> float:
     """The largest number among those that are one, else `nan`."""
     known = values[~np.isnan(values)]

@@ -17,11 +17,15 @@ from kt_bttackler.course import (
     rise_ahead,
     settling_epochs,
     stalled,
+    surely_trivial_loss,
     warmup_epochs,
     window_epochs,
 )
 from kt_bttackler.indicators import QualityIndicator
 from kt_bttackler.trace import Trace
+
+# A loss above this multiple of that of a constant is no better than it.
+_NO_BETTER = 0.99
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,9 @@ class PassiveLossChanges(QualityIndicator):
     are not asked to hurry. A curve that fell at once and has been flat since is flat,
     too: `progress_guard` spares it, as its median loss lies below l0. And the training
     must have stalled: two epochs, after the first 5 % of the plan, in which the loss
-    had not fallen by 5 % within the last 10 % of the plan (at least five epochs).
+    had not fallen by 5 % within the last 10 % of the plan (at least five epochs). A
+    loss that lies 1 % below that of the best constant prediction is spared, too: what
+    crawls along a plateau there is learning.
 
     Do not use on losses with a large constant offset.
 
@@ -88,6 +94,10 @@ class PassiveLossChanges(QualityIndicator):
         super().__post_init__()
         if self.gap not in ("mean", "median"):
             raise ValueError(f"`gap` must be 'mean' or 'median', got {self.gap!r}.")
+        if self.gap == "median":
+            # Labels are looked at by those who ask for them only.
+            labels = {"label/trivial_loss", "label/trivial_error"}
+            object.__setattr__(self, "needs", self.needs | labels)
 
     def applies(self, trace: Trace) -> bool:
         """In the early stage, unless the learning rate is still to rise."""
@@ -123,6 +133,8 @@ class PassiveLossChanges(QualityIndicator):
             return False
         values = self._values(trace)
         if len(values) < 2 or not stalled(trace):
+            return True
+        if float(np.min(values[1:])) < _NO_BETTER * surely_trivial_loss(trace):
             return True
         fall = float(values[0] - np.median(values[1:]))
         return not fall < self.progress_guard * abs(float(values[0]))

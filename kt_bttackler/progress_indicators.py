@@ -16,6 +16,7 @@ from kt_bttackler.course import (
     losses,
     progress_epochs,
     rate_rose,
+    rise_ahead,
     settling_epochs,
     stalled,
     trivial_loss,
@@ -319,6 +320,8 @@ class Oscillation(QualityIndicator):
 
     def stops(self, trace: Trace) -> bool:
         """Whether the training is hopeless, or what it gains is lost in its swings."""
+        if trace.header.initial_epoch > 0 or rise_ahead(trace):
+            return False
         recent = judged_losses(trace)[-self.window :]
         gain = trivial_loss(trace) - float(np.mean(recent))
         swing = float(np.mean(np.abs(np.diff(recent))))

@@ -77,9 +77,78 @@ def has_learned(trace):
     recent = [x for x in values[1:][-window(trace) :] if math.isfinite(x)]
     if not first or not recent or trace.header.initial_epoch > 0:
         return True
-    if first[0] - min(recent) >= 0.1 * abs(first[0]):
-        return True
-    return min(recent) <= 0.95 * newest(trace, "label/trivial_loss")
+    constant = newest(trace, "label/trivial_loss")
+    if constant > 1e-12:
+        error = newest(trace, "label/trivial_error")
+        doubt = 0.0 if math.isnan(error) else 2 * error
+        return min(recent) <= 0.95 * (constant + doubt)
+    return first[0] - min(recent) >= 0.1 * abs(first[0])
+
+
+def judged(trace):
+    """The losses by which the outlook is judged, one per epoch."""
+    steps = sum(known(curve(trace, "steps")))
+    checks = curve(trace, "val_loss")
+    by_loss = trace.header.objective in ("loss", "val_loss")
+    lags = steps < 3 * trace.header.averaging_steps
+    if not by_loss or lags or not math.isfinite(checks[-1]):
+        return net_losses(trace)[1:]
+    penalties = curve(trace, "regularization")
+    return [
+        check - (0.0 if math.isnan(penalty) else penalty)
+        for check, penalty in zip(checks, penalties, strict=True)
+    ]
+
+
+def bound(trace):
+    """Multiple of the loss of a constant that a training must get below."""
+    limit = 0.99 if trace.epoch > (trace.max_epochs or 0) // 2 else 1.05
+    error = newest(trace, "label/trivial_error")
+    constant = newest(trace, "label/trivial_loss")
+    return limit + 5 * error / constant if error > 0 else limit
+
+
+def expected(values, left, size):
+    """Where a curve will be, from the means of its last three blocks."""
+    blocks, rest = [], list(values)
+    while len(rest) >= size:
+        blocks.append(sum(rest[-size:]) / size)
+        rest = rest[:-size]
+    if len(blocks) < 2:
+        return NAN
+    last, before = blocks[:2]
+    if not last < before:
+        return last
+    blocks_left = (left + (size - 1) / 2) / size
+    slowing = len(blocks) > 2 and last > 0 and last / before >= before / blocks[2]
+    if slowing:
+        return last * (last / before) ** blocks_left
+    return last - (before - last) * blocks_left
+
+
+def hopeless(trace):
+    planned, constant = trace.max_epochs, newest(trace, "label/trivial_loss")
+    if planned is None or trace.header.initial_epoch > 0 or not constant > 1e-12:
+        return False
+    size = max(2, planned // 20)
+    if len(trace) < 2 * size or trace.epoch < max(2 * size, 0.2 * planned):
+        return False
+    values = judged(trace)
+    if not finite(values[-3 * size :]):
+        return False
+    least = min(values[-2 * size :])
+    rates = curve(trace, "learning_rate")
+    lately = itertools.pairwise(rates[-2 * size :])
+    ahead = trace.header.planned_learning_rates[trace.epoch :]
+    rises = any(b > a for a, b in (*lately, *itertools.pairwise(ahead)))
+    rising = len(rates) > 1 and all(b > a for a, b in itertools.pairwise(rates))
+    if rises or rising or trace.epoch <= trace.header.warmup_epochs:
+        first = net_losses(trace)[0]
+        first = 0.0 if math.isnan(first) else abs(first)
+        if not least > 3 * max(first, constant):
+            return False
+    limit = bound(trace) * constant
+    return least > limit and expected(values, planned - trace.epoch, size) > limit
 
 
 def output_loss_mismatch(trace):
@@ -150,6 +219,14 @@ def poor_init(trace):
     spread = trace.records[0].scalars.get("output/initial_spread", NAN)
     if not math.isnan(spread):
         signs.append(spread < 1e-4)
+    outputs = trace.header.outputs
+    loss = (outputs[0]["loss"] or "") if len(outputs) == 1 else ""
+    if "crossentropy" in loss:
+        classes = 2 if "binary" in loss else max(2, outputs[0]["units"])
+        if not math.isnan(net_losses(trace)[0]):
+            signs.append(net_losses(trace)[0] > 5 * math.log(classes))
+    elif not math.isnan(spread):
+        signs.append(spread > 5)
     norms = layer_numbers(trace, "gradient/initial_norm", lambda own: math.hypot(*own))
     if known(norms.values()):
         fed = {header.layers[v] for _, v in header.edges}
@@ -171,6 +248,8 @@ def learning_rate(trace):
     rising = len(rates) > 1 and all(b > a for a, b in itertools.pairwise(rates))
     warming = rising or trace.epoch <= trace.header.warmup_epochs
     risen = any(rate > rates[0] for rate in rates)
+    if largest(rates) > (0.1 if trace.header.adaptive_optimizer else 1.0):
+        return largest(rates)
     return NAN if rates[0] < 1e-7 and (rises or warming or risen) else rates[0]
 
 
@@ -191,8 +270,11 @@ def update_ratio(trace):
     ratios = known(column(trace, "update/ratio"))
     if not ratios:
         return NAN
-    ratio = statistics.median(ratios)
-    return NAN if ratio < 5e-5 and rate_lowered(trace) else ratio
+    ratio, smallest = statistics.median(ratios), 5e-5
+    steps = curve(trace, "steps")[-1]
+    if trace.max_epochs is not None and steps > 0:
+        smallest = max(5e-5, min(0.05 / (trace.max_epochs * steps), 0.01))
+    return NAN if ratio < smallest and rate_lowered(trace) else ratio
 
 
 def unchanged_weights(trace):
@@ -313,11 +395,22 @@ def overfit(trace):
         return NAN
     least = 0.05 * abs(values[0] if math.isfinite(values[0]) else training[0])
     best = max(k for k in range(len(checks)) if checks[k] == min(checks))
-    if len(checks) - 1 - best < window(trace):
+    age = window(trace)
+    if hopeless(trace):
+        age = min(age, 2 * max(2, trace.max_epochs // 20))
+    if len(checks) - 1 - best < age:
         return 0.0
     if training[best] - min(training[best:]) < 0.02 * max(abs(training[best]), least):
         return 0.0
     return (checks[-1] - checks[best]) / max(abs(checks[best]), least)
+
+
+def worse_than_constant(trace):
+    constant = newest(trace, "label/trivial_loss")
+    if trace.max_epochs is None or not constant > 1e-12:
+        return NAN
+    recent = judged(trace)[-2 * max(2, trace.max_epochs // 20) :]
+    return min(recent) / constant if finite(recent) else NAN
 
 
 FURTHER = {
@@ -339,4 +432,5 @@ FURTHER = {
     "OSCILLATION": oscillation,
     "CLASS_NEGLECT": class_neglect,
     "OVERFIT": overfit,
+    "WORSE_THAN_CONSTANT": worse_than_constant,
 }

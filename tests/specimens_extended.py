@@ -186,6 +186,38 @@ HEALTHY = {
         scalars=_REGRESSION | {"output/spread": 0.9},
         outputs=_LINEAR,
     ),
+    # Healthy validations that lie above the loss of a constant for a while.
+    "comes down in time": trace(
+        [40.0 * 0.7**n for n in range(19)],
+        first=60.0,
+        scalars={"val_loss": [50.0 * 0.72**n for n in range(19)]},
+        outputs=_LINEAR,
+    ),
+    "averages that lag behind": trace(
+        LEARNING,
+        scalars={"val_loss": [2.6 + 0.1 * n for n in range(8)] + LEARNING[8:]},
+        averaging_steps=100.0,
+    ),
+    "a plateau that ends": trace(
+        [2.35 - 0.01 * n for n in range(9)]
+        + [2.2, 2.1, 1.8, 1.4, 1.0, 0.7, 0.5, 0.4, 0.3, 0.25],
+        first=2.38,
+        scalars={
+            "val_loss": [2.41] * 10 + [2.2, 1.9, 1.5, 1.1, 0.8, 0.6, 0.5, 0.4, 0.3],
+            "label/trivial_loss": 2.4,
+        },
+    ),
+    "an accuracy that is good in spite of the loss": trace(
+        LEARNING,
+        scalars={"val_loss": [2.0 + 0.2 * n for n in range(19)]},
+        objective="val_accuracy",
+        direction="max",
+    ),
+    "other targets in the validation": trace(
+        [1.2 * 0.8**n for n in range(19)],
+        scalars=_REGRESSION | {"output/spread": 0.9, "val_loss": [1.1] * 19},
+        outputs=_LINEAR,
+    ),
     "head of zeros": trace(
         LEARNING,
         first_record={
@@ -247,6 +279,12 @@ SICK = {
     "OVERFIT": trace(
         LEARNING,
         scalars={"val_loss": [1.0 + 0.05 * abs(n - 6) for n in range(1, 20)]},
+    ),
+    "WORSE_THAN_CONSTANT": trace(
+        [30.0 * 0.88**n for n in range(19)],
+        first=60.0,
+        scalars={"val_loss": [40.0 * 0.9**n for n in range(19)]},
+        outputs=_LINEAR,
     ),
 }
 

@@ -258,6 +258,27 @@ def test_dropout_rates():
     assert rates == (0.25, 0.9, 0.5, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("layers", "steps"),
+    [
+        ([keras.layers.Dense(2)], 0),
+        ([keras.layers.BatchNormalization()], 100),
+        (
+            [
+                keras.layers.BatchNormalization(momentum=0.9),
+                keras.Sequential([keras.layers.BatchNormalization(momentum=0.998)]),
+            ],
+            500,
+        ),
+        ([keras.layers.BatchNormalization(momentum=1.0)], 1e9),
+    ],
+)
+def test_averages_are_as_long_as_those_of_the_slowest_layer(layers, steps):
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.compile("sgd", "mse")
+    assert structure(model)["averaging_steps"] == pytest.approx(steps)
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float32"])
 def test_half_precision(policy):
     model = model_of(layers.Dense(2, dtype=policy))

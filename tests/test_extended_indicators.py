@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 import reference_extended as reference
 import specimens
@@ -25,6 +26,7 @@ from kt_bttackler.course import has_learned, improving, stalled
 from kt_bttackler.diagnosis import Diagnosis, Verdict
 from kt_bttackler.indicators import Finding
 from kt_bttackler.loss_indicators import PassiveLossChanges
+from kt_bttackler.outlook import expected_loss, hopeless
 from kt_bttackler.rules import AnyFinding, ProtectTop
 from kt_bttackler.testing import check_indicator, same_number
 from kt_bttackler.trace import Header, Record, Trace, TraceWriter, read_trace
@@ -84,6 +86,7 @@ def test_most_healthy_trainings_are_not_even_warned():
     assert warned == {
         ("LOSS_NOT_DECREASING", "low signal"),
         ("LOSS_NOT_DECREASING", "hardly any positives"),
+        ("OVERFIT", "an accuracy that is good in spite of the loss"),
     }
 
 
@@ -103,6 +106,7 @@ def test_the_gate_is_that_of_the_reference(name):
         assert improving(prefix) == reference.improving(prefix), prefix.epoch
         assert improving(prefix, 2) == reference.improving(prefix, 2), prefix.epoch
         assert has_learned(prefix) == reference.has_learned(prefix), prefix.epoch
+        assert hopeless(prefix) == reference.hopeless(prefix), prefix.epoch
 
 
 @pytest.mark.parametrize(
@@ -123,9 +127,10 @@ def test_the_gate_is_that_of_the_reference(name):
         ("LOSS_NOT_DECREASING", 6, 11),
         ("REGULARISER_DOMINATES", 5, None),
         ("NUMERIC_EDGE", 1, None),
-        ("OSCILLATION", 11, None),
+        ("OSCILLATION", 11, 11),
         ("CLASS_NEGLECT", 13, None),
         ("OVERFIT", 12, None),
+        ("WORSE_THAN_CONSTANT", 8, 8),
     ],
 )
 def test_fires_and_stops_at_its_first_epochs(indicator_id, first, stop):
@@ -189,6 +194,7 @@ def test_without_a_plan_the_late_rules_keep_quiet(cls):
     sick = SICK[cls.id]
     endless = Trace(dataclasses.replace(sick.header, max_epochs=None), sick.records)
     late = ("NO_PROGRESS", "OSCILLATION", "CLASS_NEGLECT", "OVERFIT")
+    late += ("WORSE_THAN_CONSTANT",)
     assert bool(fired(cls(), endless)) == (cls.id not in late)
     assert cls.id != "LOSS_NOT_DECREASING" or not stopped(cls(), endless)
 
@@ -284,6 +290,140 @@ def test_what_an_explosion_destroyed_is_not_learned():
 def test_the_loss_of_a_constant_shows_what_was_learned_from_a_bad_start():
     assert has_learned(trace([2.1] * 9, first=2.15))
     assert not has_learned(trace([2.25] * 9, first=2.26))
+
+
+# The outlook
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_where_a_curve_will_be_is_what_the_reference_says(block):
+    for each in (*EVERY_TRACE.values(), HEALTHY["ordinary"]):
+        values = each.scalar("loss")
+        for left in (0, 1, 7):
+            measured = expected_loss(values, left, block)
+            assert same_number(measured, reference.expected(values, left, block))
+
+
+def test_curves_are_carried_on_by_line_share_or_not_at_all():
+    assert math.isnan(expected_loss(np.array([1.0]), 3, 1))
+    line = np.array([9.0, 8.0, 7.0, 6.0])
+    assert expected_loss(line, 10, 1) == -4
+    flattens = np.array([16.0, 8.0, 4.0])
+    assert expected_loss(flattens, 2, 1) == 1
+    assert expected_loss(flattens[::-1], 5, 1) == 16
+
+
+def worse(validation, **facts):
+    """A training that learns its rows, with a validation of one's own."""
+    scalars = {"val_loss": validation} | facts.pop("scalars", {})
+    return trace(LEARNING[: len(validation)], scalars=scalars, **facts)
+
+
+RISING = [1.8 + 0.1 * n for n in range(19)]
+
+
+def test_a_validation_that_is_worse_than_a_constant_and_stays_so_is_hopeless():
+    epochs = [p.epoch for p in worse(RISING).prefixes() if hopeless(p)]
+    # 1.05 x 2.303 is passed at the eighth epoch, so by four epochs at the eleventh.
+    assert epochs == list(range(11, 20))
+    assert stopped(EXTENDED["WORSE_THAN_CONSTANT"], worse(RISING))[0] == 12
+
+
+@pytest.mark.parametrize(
+    "spared",
+    [
+        worse(RISING, max_epochs=None),
+        worse(RISING, scalars={"label/trivial_loss": math.nan}),
+        worse(RISING, scalars={"label/trivial_loss": 0.0}),
+        worse(RISING, scalars={"label/trivial_error": 0.5}),
+        worse(RISING, objective="val_auc"),
+        worse(RISING, averaging_steps=1000.0),
+        worse(RISING, scalars={"learning_rate": [0.1, 0.2] * 9 + [0.1]}),
+        worse(RISING, warmup_epochs=19),
+        worse(RISING, planned_learning_rates=(0.1,) * 20 + (0.2,)),
+        worse([2.0, 9.0, 9.0, 2.0] * 4),  # good ones in between
+        worse([50.0 * 0.7**n for n in range(19)]),
+        worse([math.nan, *[9.0] * 3] * 4),
+        resumed(worse(RISING)),
+    ],
+)
+def test_no_hope_is_lost_in_doubt(spared):
+    early = spared.prefix(min(len(spared), 10 + spared.header.initial_epoch))
+    assert not any(hopeless(prefix) for prefix in early.prefixes())
+
+
+def test_a_rising_rate_is_no_excuse_for_a_loss_that_has_blown_up():
+    blown_up = [2.0, 3.0, *[9.0 * 2.0**n for n in range(17)]]
+    rates = {"learning_rate": [0.1 * 2.0**n for n in range(19)]}
+    lost = trace(blown_up, first=2.3, scalars=rates | {"val_loss": blown_up})
+    assert next(p.epoch for p in lost.prefixes() if hopeless(p)) == 6
+    assert "LR_RANGE" in {f.indicator for f in EXTENDED.findings(lost.prefix(8))}
+
+
+def test_without_a_validation_the_training_loss_counts():
+    lost = with_scalars(worse(RISING), val_loss=[math.nan] * 19)
+    assert not any(hopeless(prefix) for prefix in lost.prefixes())
+    high = with_scalars(trace(RISING, first=1.7), val_loss=[math.nan] * 19)
+    assert any(hopeless(prefix) for prefix in high.prefixes())
+
+
+def test_penalties_are_no_part_of_the_outlook():
+    heavy = [loss + 5.0 for loss in LEARNING]
+    penalised = trace(heavy, scalars={"val_loss": heavy, "regularization": 5.0})
+    assert not any(hopeless(prefix) for prefix in penalised.prefixes())
+
+
+def test_overfitting_stops_what_is_beyond_repair_only():
+    indicator = EXTENDED["OVERFIT"]
+    assert stopped(indicator, SICK["OVERFIT"]) == []
+    assert stopped(indicator, worse(RISING))[0] == 12
+    assert indicator(worse(RISING).prefix(12)).threshold == 0.02
+
+
+def test_swings_that_eat_the_gain_stop():
+    indicator = EXTENDED["OSCILLATION"]
+    gain = [2.0 + 0.06 * (-1) ** n for n in range(19)]
+    for factor, found in ((1.0, False), (5.0, True)):
+        swings = [2.0 + factor * (loss - 2.0) for loss in gain]
+        sick = trace(swings, first=2.3, scalars={"val_loss": swings})
+        assert bool(fired(indicator, sick))
+        assert bool(stopped(indicator, sick)) == found
+    unknown = {"val_loss": swings, "label/trivial_loss": math.nan}
+    assert stopped(indicator, trace(swings, first=2.3, scalars=unknown)) == []
+
+
+def test_steps_that_lead_nowhere_by_the_end_of_the_plan_stop():
+    indicator = EXTENDED["UPDATE_RATIO"]
+    slow = [2.3 - 0.1 * n for n in range(1, 5)]
+    few_steps = {
+        "columns": {"update/ratio": kernels_and_biases(*[1.5e-4] * 4)},
+        "scalars": {"steps": 41.0},
+        "max_epochs": 5,
+    }
+    assert stopped(indicator, trace(slow, first=2.3, **few_steps)) == [3, 4]
+    many_steps = few_steps | {"scalars": {"steps": 400.0}}
+    assert fired(indicator, trace(slow, first=2.3, **many_steps)) == []
+    gets_there = [2.3 - 0.4 * n for n in range(1, 5)]
+    assert stopped(indicator, trace(gets_there, first=2.3, **few_steps)) == []
+    unknown = few_steps | {"scalars": {"steps": 41.0, "label/trivial_loss": math.nan}}
+    assert stopped(indicator, trace(slow, first=2.3, **unknown)) == []
+
+
+def test_a_wild_output_is_a_sign_of_a_poor_start():
+    poor = EXTENDED["POOR_INIT"]
+    assert "wild output" in str(poor(trace([11.0], first=12.0).prefix(1)))
+    assert poor(trace([11.0], first=11.0).prefix(1)) is None  # 5 x ln 10 = 11.5
+    facts = {"first_record": {"output/initial_spread": 6.0}}
+    regression = with_output(activation="linear", loss="mean_squared_error")
+    assert "wild" in str(poor(trace([9.0], outputs=regression, **facts).prefix(1)))
+    assert poor(trace([9.0], outputs=regression).prefix(1)) is None
+    lost = trace(
+        [30.0 * 0.97**n for n in range(19)],
+        first=40.0,
+        scalars={"val_loss": [40.0 * 0.98**n for n in range(19)]},
+    )
+    assert stopped(poor, lost)[0] == 4
+    assert EXTENDED(lost.prefix(6)).cause == "POOR_INIT"
 
 
 # Single rules
@@ -488,7 +628,9 @@ def test_update_ratios_have_two_sides():
     assert "too small" in str(indicator(small))
     assert "too large" in str(indicator(large))
     assert (fired(indicator, small)[0], fired(indicator, large)[0]) == (3, 4)
-    assert indicator.severity(small) == pytest.approx(math.log10(50))
+    # All steps of the plan together must be able to move the weights by 5 %.
+    assert indicator(small).threshold == pytest.approx(0.05 / (20 * 40))
+    assert indicator.severity(small) == pytest.approx(math.log10(62.5))
     assert indicator.severity(large) == pytest.approx(math.log10(5))
     assert indicator.severity(HEALTHY["ordinary"]) < 0
 
@@ -782,11 +924,23 @@ def test_the_median_gap_spares_what_has_learned(losses):
     assert fired(median_plc(), trace(losses, first=2.3)) == []
 
 
+def test_the_median_gap_spares_what_crawls_along_below_the_loss_of_a_constant():
+    crawling = [2.25 - 0.002 * n for n in range(10)]
+    assert fired(median_plc(), trace(crawling, first=2.3)) == []
+    unsure = {"label/trivial_error": 0.05}
+    assert fired(median_plc(), trace(crawling, first=2.3, scalars=unsure))
+    unknown = {"label/trivial_loss": math.nan}
+    assert fired(median_plc(), trace(crawling, first=2.3, scalars=unknown))
+    labels = {"label/trivial_loss", "label/trivial_error"}
+    assert median_plc().needs - PassiveLossChanges().needs == labels
+
+
 def test_the_median_gap_is_taken_over_a_share_of_the_plan():
     # 0.5 % an epoch is flat in 20 epochs, but not in 100.
     slow = [2.3 * 0.995**n for n in range(1, 10)]
-    assert fired(median_plc(), trace(slow, first=2.3))
-    assert fired(median_plc(), trace(slow, first=2.3, max_epochs=100)) == []
+    facts = {"first": 2.3, "scalars": {"label/trivial_loss": math.nan}}
+    assert fired(median_plc(), trace(slow, **facts))
+    assert fired(median_plc(), trace(slow, **facts, max_epochs=100)) == []
 
 
 def test_the_median_gap_measures_what_plain_python_measures():
