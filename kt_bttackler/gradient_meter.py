@@ -80,9 +80,15 @@ class GradientMeter:
         """Columns of an epoch that had `steps` steps; empty without gradients."""
         if self._per_epoch or self._schedule.last != steps - 1:
             self._sample(self.tap.gradients(), near_end=True)
-        typical = self._typical or self.tap.gradients()
-        self._typical = None
-        return self._submit(_columns, self._epoch, list(typical))
+        return self._submit(_columns, self._epoch)
+
+    def take_typical(self) -> Gradients:
+        """The gradients that stand for the epoch: of its last whole batch.
+
+        Asked for at its end, once: they are not kept. Empty without gradients.
+        """
+        typical, self._typical = self._typical, None
+        return list(typical or self.tap.gradients()) if self._epoch.samples else []
 
     def finite_so_far(self) -> Columns:
         """Finiteness of the gradients sampled in the running epoch."""
@@ -125,11 +131,8 @@ def _reduce(epoch: _Epoch, gradients: Gradients, rows: int | None) -> bool:
     return not np.any(sample[:, _FINITE] == 0)
 
 
-def _columns(epoch: _Epoch, typical: Gradients) -> Columns:
-    """The columns of an epoch; its ten statistics are those of `typical`.
-
-    Empties the list: a worker must not keep large arrays longer than it needs them.
-    """
+def _columns(epoch: _Epoch) -> Columns:
+    """What the sampled steps of an epoch say of each variable."""
     if not epoch.samples:
         return {}
     values = np.array(epoch.samples)
@@ -146,9 +149,7 @@ def _columns(epoch: _Epoch, typical: Gradients) -> Columns:
     )
     # A small last batch may break as well as a whole one.
     columns["step_gradient/finite"] = _over_steps(np.nanmean, values[:, :, _FINITE])
-    return by_statistic("gradient", _summary(typical)) | {
-        name: rounded(column) for name, column in columns.items()
-    }
+    return {name: rounded(column) for name, column in columns.items()}
 
 
 def is_large(parameters: int, variables: int) -> bool:
@@ -210,13 +211,15 @@ class SampledSteps:
         return self._steps is None or self.last >= self._steps - 2
 
 
-def weight_columns(weights: list[np.ndarray]) -> Columns:
-    """The ten statistics of each variable. Empties the list, too."""
-    return by_statistic("weight", _summary(weights))
+def summary_columns(group: str, arrays: list[Any]) -> Columns:
+    """The ten statistics of every array, `nan` for `None`; empty without arrays.
 
-
-def by_statistic(group: str, table: np.ndarray) -> Columns:
-    """Columns of a table [V, statistics] in the order of `stats.SUMMARY`."""
+    Empties the list: a worker must not keep large arrays longer than it needs them.
+    """
+    if not arrays:
+        return {}
+    table = many_stats.summarize_all(arrays)
+    arrays.clear()
     return {
         f"{group}/{name}": rounded(table[:, k]) for k, name in enumerate(stats.SUMMARY)
     }
@@ -225,13 +228,6 @@ def by_statistic(group: str, table: np.ndarray) -> Columns:
 def rounded(values: Any) -> tuple[float, ...]:
     """Numbers with the digits they have, so that files are short and exact."""
     return tuple(float(f"{value:.{_SIGNIFICANT_DIGITS}g}") for value in values)
-
-
-def _summary(arrays: list[Any]) -> np.ndarray:
-    """The statistics of every array, `nan` for `None`. Empties the list."""
-    table = many_stats.summarize_all(arrays)
-    arrays.clear()
-    return table
 
 
 def _over_steps(reduce: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:

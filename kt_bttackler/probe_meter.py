@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 
 from kt_bttackler import blueprint, unit_stats
+from kt_bttackler.budget import Budget
 from kt_bttackler.gradient_meter import Columns, rounded
 from kt_bttackler.labels import LabelledSteps
 from kt_bttackler.output_meter import OutputMeter, Scalars
@@ -17,7 +17,7 @@ from kt_bttackler.probe import ActivationInfo, ActivationProbe, Reading
 from kt_bttackler.probe_data import BatchKeeper, slice_rows
 
 PROBED_EPOCHS = 3
-PROBE_SHARE = 0.005
+PROBE_SHARE = 0.003
 
 _OF_UNITS: Mapping[str, Callable[[np.ndarray, ActivationInfo], float]] = {
     "activation/constant_ratio": lambda output, layer: unit_stats.constant_ratio(
@@ -72,8 +72,8 @@ class ProbeMeter:
         self._steps_known = True
         self._trivial: Scalars = {}
         self._probe: ActivationProbe | None = None
-        self._probed_epochs = 0
-        self._seconds = self._last_seconds = 0.0  # of all probes, of the last
+        self._probed = False
+        self._budget = Budget(PROBE_SHARE, free=PROBED_EPOCHS)
         self._initial_units: tuple[float, ...] = ()
         self._initial_stds: list[float] = []  # of the outputs
         self.unobserved: dict[str, str] = {}
@@ -130,18 +130,14 @@ class ProbeMeter:
         Raises:
             Exception: whatever the model raises on the probe.
         """
-        affordable = self._seconds + self._last_seconds < PROBE_SHARE * seconds
-        is_due = self._probed_epochs < PROBED_EPOCHS or affordable
-        if not (self._probes and is_due):
+        if not (self._probes and self._budget.allows(seconds)):
             return {}, {}
         if self._x is None:
             self.unobserved["activation"] = "no probe data"
             return {}, {}
-        started = time.perf_counter()
-        measured = self._measure(self._read())
-        self._probed_epochs += 1
-        self._last_seconds = time.perf_counter() - started
-        self._seconds += self._last_seconds
+        with self._budget.spending():
+            measured = self._measure(self._read())
+        self._probed = True
         return measured
 
     def _measure(self, reading: Reading) -> tuple[Columns, Scalars]:
@@ -160,9 +156,9 @@ class ProbeMeter:
             stds = self._outputs.stds(reading.outputs)
             scalars["output/spread"] = self._spread(stds)
             scalars |= self._outputs.classes(reading.outputs, self._y)
-            if self._initial_stds and not self._probed_epochs:
+            if self._initial_stds and not self._probed:
                 scalars["output/initial_spread"] = self._spread(self._initial_stds)
-        if self._initial_units and not self._probed_epochs:
+        if self._initial_units and not self._probed:
             columns["activation/initial_std"] = self._initial_units
         return columns, scalars
 
@@ -189,14 +185,12 @@ class ProbeMeter:
         wants_units = "activation/initial_std" in self._needs
         if not (wants_units or self._reads_outputs):
             return
-        started = time.perf_counter()
         reading = self._read()
         if wants_units:
             stds = (unit_stats.mean_std(output) for output in reading.activations)
             self._initial_units = rounded(stds)
         if self._reads_outputs:
             self._initial_stds = self._outputs.stds(reading.outputs)
-        self._seconds += time.perf_counter() - started
 
     def _spread(self, stds: list[float]) -> float:
         heads = self._probe.heads if self._probe is not None else ()

@@ -14,9 +14,10 @@ from typing import Any
 
 import keras
 
-from kt_bttackler import blueprint, graph, taps, weight_meter
+from kt_bttackler import blueprint, graph, stats, taps, weight_meter
+from kt_bttackler.budget import Budget
 from kt_bttackler.fuses import Fuses
-from kt_bttackler.gradient_meter import Columns, GradientMeter, weight_columns
+from kt_bttackler.gradient_meter import Columns, GradientMeter, summary_columns
 from kt_bttackler.probe_meter import ProbeMeter
 from kt_bttackler.trace import Record
 from kt_bttackler.weight_meter import WeightMeter
@@ -24,6 +25,13 @@ from kt_bttackler.worker import Worker
 
 # Above this number of parameters statistics are computed beside the training.
 LARGE_MODEL = 1_000_000
+# The ten statistics, unless an indicator needs them: of the first epochs, and then
+# while they take no more than this share of the time.
+SUMMARIZED_EPOCHS = 3
+SUMMARY_SHARE = 0.001
+_SUMMARIES = {
+    f"{group}/{name}" for group in ("gradient", "weight") for name in stats.SUMMARY
+}
 
 
 class Recorder:
@@ -53,6 +61,10 @@ class Recorder:
         self._fuses = fuses
         self._worker = worker
         self._wants_gradients = bool(groups & {"step_gradient", "gradient", "weight"})
+        # Facts for people and later questions; where no indicator asks for them they
+        # must be cheap.
+        self._summaries = Budget(SUMMARY_SHARE, free=SUMMARIZED_EPOCHS)
+        self._needs_summaries = bool(self._needs & _SUMMARIES)
         self._wants_updates = "update" in groups or bool(
             self._needs & {"weight/initial_symmetric", "weight/initial_finite"}
         )
@@ -139,12 +151,8 @@ class Recorder:
         if self._meter is not None:
             future = self._fuses("gradient tap", self._meter.end_epoch, self._steps)
             parts.append(("gradient tap", future))
-        if self._wants_gradients:
-            weights = [
-                weight_meter.current_value(variable)
-                for variable in self._model.trainable_variables
-            ]
-            parts.append(("weights", self._submit(weight_columns, weights)))
+        if self._needs_summaries or self._summaries.allows(self.seconds):
+            parts.append(("statistics", self._fuses("statistics", self._summarize)))
         columns, scalars = dict(self._initial), dict(logs)
         self._initial = {}
         if not partial:
@@ -280,6 +288,24 @@ class Recorder:
             self._use_probe_tap(reason)
         else:
             self.unobserved["gradient"] = reason
+
+    def _summarize(self) -> Future[Any] | None:
+        """The ten statistics of gradients and weights."""
+        if not self._wants_gradients:
+            return None
+        gradients = self._meter.take_typical() if self._meter else []
+        weights: list[Any] = [
+            weight_meter.current_value(variable)
+            for variable in self._model.trainable_variables
+        ]
+
+        def columns() -> Columns:
+            with self._summaries.spending():
+                return summary_columns("gradient", gradients) | summary_columns(
+                    "weight", weights
+                )
+
+        return self._submit(columns)
 
     def _submit(self, action: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Reduces arrays, now or, for a large model, in the worker."""

@@ -5,7 +5,11 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from kt_bttackler.gradient_meter import GradientMeter, SampledSteps
+from kt_bttackler.gradient_meter import (
+    GradientMeter,
+    SampledSteps,
+    summary_columns,
+)
 
 
 class Recorded:
@@ -36,7 +40,8 @@ def epoch_of(meter, tap, planned, steps):
     for tap.now in range(steps):
         if meter.end_step(tap.now) is not None:
             sampled.append(tap.now)
-    return sampled, meter.end_epoch(steps).result()
+    columns = meter.end_epoch(steps).result()
+    return sampled, columns | summary_columns("gradient", meter.take_typical())
 
 
 def constants(*values):

@@ -13,7 +13,15 @@ import reference_recording as slow
 import tensorflow as tf
 from recording import FIELDS, Everything, compiled, fit, sequential
 
-from kt_bttackler import Diagnosis, DiagnosisCallback, NeverStop, TraceStore, files
+from kt_bttackler import (
+    AbnormalGradientValues,
+    Diagnosis,
+    DiagnosisCallback,
+    NeverStop,
+    QualityIndicator,
+    TraceStore,
+    files,
+)
 from kt_bttackler.trace import read_trace
 
 layers, losses = keras.layers, keras.losses
@@ -312,3 +320,28 @@ def test_old_traces_still_load(tmp_path):
     assert trace.header.inputs == {}
     assert not trace.header.half_precision
     assert np.isnan(trace.scalar("output/never_recorded")).all()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summaries(QualityIndicator):
+    """Needs statistics that no indicator of the package reads."""
+
+    needs = frozenset({"step_gradient/abs_mean", "weight/median"})
+    threshold: float = 1.0
+
+    def measure(self, trace):
+        return math.nan
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_statistics_nobody_needs_end_when_epochs_are_short(needed):
+    model = compiled(sequential(), "mse")
+    indicator = Summaries() if needed else AbnormalGradientValues()
+    callback = DiagnosisCallback(Diagnosis([indicator], rule=NeverStop()))
+    model.fit(
+        np.ones((4, 6)), np.ones((4, 3)), epochs=6, verbose=0, callbacks=[callback]
+    )
+    for name in ("gradient/maximum", "weight/median"):
+        known = np.isfinite(callback.trace.table(name)).all(axis=1)
+        assert known.tolist() == [True] * 3 + [needed] * 3
+    assert np.isfinite(callback.trace.table("step_gradient/abs_mean")).all()
