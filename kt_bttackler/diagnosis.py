@@ -32,7 +32,8 @@ class Verdict:
         benign: it should end because nothing more is gained; its best score counts.
         epoch: n, from 1.
         cause: id of the first finding to stop on, or `None` when `stop` is false.
-        findings: all findings of the epoch, the grounds for stopping first.
+        findings: all findings of the epoch, the grounds for stopping first, but what is
+            benign last where something is harmful.
         rule: name of the rule that decided.
 
     Example:
@@ -246,12 +247,17 @@ class Diagnosis:
                 ),
             )
         )
+        benign = tuple(f for f in grounds if f.indicator in benign_ids)
+        harmful = grounds[: len(grounds) - len(benign)]
+        warnings = tuple(f for f in findings[-1] if f not in grounds)
+        # Beside harm, that nothing more is gained explains less than any warning.
+        said = (*harmful, *warnings, *benign) if harmful else (*benign, *warnings)
         return Verdict(
             stop=bool(grounds),
-            benign=bool(grounds) and all(f.indicator in benign_ids for f in grounds),
+            benign=bool(benign) and not harmful,
             epoch=trace.epoch,
             cause=grounds[0].indicator if grounds else None,
-            findings=grounds + tuple(f for f in findings[-1] if f not in grounds),
+            findings=said,
             rule=type(self.rule).__name__,
         )
 

@@ -893,6 +893,20 @@ def test_grounds_come_before_warnings():
     )
 
 
+def test_what_is_benign_comes_last_beside_harm():
+    lost = trace([1.0, *[9.0 * 2.0**n for n in range(18)]], scalars={
+        "learning_rate": [0.1 * 2.0**n for n in range(19)],
+        "val_loss": [1.0, *[9.0 * 2.0**n for n in range(18)]],
+    })  # fmt: skip
+    verdict = EXTENDED(lost.prefix(12))
+    assert (verdict.stop, verdict.benign) == (True, False)
+    found = [f.indicator for f in verdict.findings]
+    assert found == ["WORSE_THAN_CONSTANT", "LR_RANGE", "NMG"]
+    alone = Diagnosis(["LR_RANGE", "NMG"])(lost.prefix(12))
+    assert (alone.benign, alone.cause) == (True, "NMG")
+    assert [f.indicator for f in alone.findings] == ["NMG", "LR_RANGE"]
+
+
 def test_a_finding_says_that_it_is_a_warning():
     finding = Finding("PLC", 2, 1e-5, 1e-3, warning=True)
     assert str(finding) == "PLC at epoch 2: value 1e-05 < 0.001 (warning)"
