@@ -57,6 +57,12 @@ class Verdict:
         more = len(self.findings) - 1
         return f"{self.findings[0]}" + (f" (and {more} more)" if more else "")
 
+    @property
+    def message(self) -> str:
+        """The sentence, and in a second line what to try against the first finding."""
+        advice = self.findings[0].advice if self.findings else ""
+        return f"{self}\nTry: {advice}." if advice else str(self)
+
     def to_json(self) -> str:
         """Strict JSON; `from_json` gives an equal verdict."""
         return files.dumps(dataclasses.asdict(self))

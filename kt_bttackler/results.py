@@ -152,7 +152,8 @@ def _facts(
     skipped = (executions - len(traces)) * (planned[0] or 0) if 0 in ended else 0
     trial_id = state.get("trial_id") or folder.name.removeprefix("trial_")
     status = state.get("status") or "UNKNOWN"
-    message = state.get("message") or (str(verdict) if verdict else "")
+    # What to try is told once for all trials of a cause.
+    message = (state.get("message") or str(verdict or "")).partition("\nTry: ")[0]
     begun, done = _times(traces.values())
     return TrialFacts(
         id=trial_id,

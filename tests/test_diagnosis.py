@@ -134,6 +134,18 @@ def test_a_verdict_names_its_grounds_first():
     )
 
 
+def test_the_message_says_what_to_try():
+    verdict = Diagnosis()(specimens.SICK["PLC"].prefix(3))
+    sentence, advice = verdict.message.splitlines()
+    assert sentence == str(verdict)
+    assert advice == f"Try: {verdict.findings[0].advice}."
+    custom = Diagnosis([EveryEpoch()])(specimens.SICK["PLC"])
+    assert custom.message == str(custom)
+    assert Verdict(False, False, 3, None, (), "NeverStop").message == (
+        "epoch 3: no finding"
+    )
+
+
 def test_never_stop_still_reports():
     verdict = Diagnosis(rule=NeverStop())(specimens.SICK["PLC"])
     assert (verdict.stop, verdict.cause, verdict.rule) == (False, None, "NeverStop")

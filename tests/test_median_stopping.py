@@ -337,7 +337,8 @@ def test_a_search_stops_what_lags_behind_and_replay_agrees(
         assert live.epoch == mine.epoch < mine.max_epochs
         assert trial.status == "STOPPED"
         assert trial.score == pytest.approx(mine.scalar("objective")[-1])
-        assert trial.message == str(live.findings[0])
+        assert trial.message == live.message
+        assert trial.message.splitlines()[0] == str(live.findings[0])
         assert str(live).startswith(f"{cause} at epoch {live.epoch}: ")
     assert 0 < stopped < 8
     best = tuner.oracle.get_best_trials(1)[0]

@@ -95,7 +95,9 @@ def test_a_harmful_verdict_stops_the_trial_with_its_last_value(tmp_path: Any) ->
     assert [trial.score for trial in trials] == [2.0] * 3
     assert trials[0].best_step == 2  # epoch 3, counted from 0
     expected = "ERG at epoch 3: median gradient ratio 4e-05 < 0.001, layer conv"
-    assert trials[0].message == expected
+    sentence, advice = trials[0].message.splitlines()
+    assert sentence == expected
+    assert advice.startswith("Try: use ReLU-like activations with He initialisation")
 
 
 @pytest.mark.parametrize("last", [math.nan, math.inf, -math.inf, None])

@@ -209,12 +209,12 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
             if self.objective.has_value(message.last):
                 last = float(self.objective.get_value(message.last))
             trial.status = TrialStatus.STOPPED
-            trial.message = str(self._in_full(trial, verdict))
+            trial.message = self._in_full(trial, verdict).message
             own.score = last if view.is_finite(last) else None
             own.best_step = max(verdict.epoch - 1, 0)  # KerasTuner counts from 0
             return
         if verdict is not None:
-            trial.message = str(self._in_full(trial, verdict))
+            trial.message = self._in_full(trial, verdict).message
         if math.isnan(self._score(own)):
             # No retry either: KerasTuner trains again, but keeps the first result.
             trial.status = TrialStatus.STOPPED
