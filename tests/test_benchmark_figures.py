@@ -85,6 +85,9 @@ def test_the_gaussian_process_is_faster_and_no_worse_than_kerastuners() -> None:
 
 def test_trust() -> None:
     assert trust.table(TRUST["presets"], "preset") in README
-    assert TRUST["settings"]["seeds"] == [0], "the text says so"
+    if TRUST["settings"]["seeds"] != [0]:
+        assert trust.table(TRUST["held_out"], "preset, held-out seeds") in README
+    missing = len(TRUST["not_recorded"])
+    assert not missing or f"{missing} runs are not recorded" in README
     for preset in ("conservative", "extended"):
         assert TRUST["presets"][preset]["false_stops"]["count"] == 0
