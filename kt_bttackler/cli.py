@@ -26,6 +26,11 @@ COMMANDS = (
         "kt_bttackler.report_command",
         "show what a search has come to, as text, HTML, Markdown, CSV or JSON",
     ),
+    (
+        "doctor",
+        "kt_bttackler.doctor",
+        "say what is wrong with the directory of a search, and mend it",
+    ),
 )
 MISTAKE, INTERRUPTED = 2, 130
 

@@ -12,13 +12,14 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from kt_bttackler import channel, context
+from kt_bttackler.durable_tuner import DurableTuner
 from kt_bttackler.oracles import diagnosed, requested
 from kt_bttackler.probe_data import slice_rows
 
 _logger = logging.getLogger(__name__)
 
 
-class DiagnosedTuner(keras_tuner.Tuner):
+class DiagnosedTuner(DurableTuner):
     """What the tuners of this package add to KerasTuner's.
 
     It stands behind KerasTuner's class in the bases, where its constructor receives
@@ -31,6 +32,8 @@ class DiagnosedTuner(keras_tuner.Tuner):
     - A trial whose first execution was diagnosed is not executed again.
     - With `seed`, every execution has a seed of its own, made of it, the trial and
       the execution, so that what is stopped does not shift the trainings after it.
+    - It survives accidents, and deletes checkpoints of stopped trials: see
+      `kt_bttackler.durable_tuner.DurableTuner`.
 
     Args:
         oracle: the oracle of the search.
@@ -39,7 +42,7 @@ class DiagnosedTuner(keras_tuner.Tuner):
             `kt_bttackler.oracles.DiagnosedOracleMixin`.
         avoid_diagnosed: turn proposals away that would very likely be stopped; see
             there.
-        **kwargs: arguments of `keras_tuner.Tuner`.
+        **kwargs: arguments of `DurableTuner` and `keras_tuner.Tuner`.
 
     Raises:
         ValueError: there is no such `stopped_value`, a grid search is to avoid

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kt_bttackler import catalog, files
@@ -83,9 +83,31 @@ class Verdict:
                 )
                 for item in content["findings"]
             )
-            return cls(**content | {"findings": findings})
-        except (KeyError, TypeError, ValueError) as error:
+            verdict = cls(**content | {"findings": findings})
+            if not all(_is_well_typed(part) for part in (verdict, *findings)):
+                raise ValueError("a field is of the wrong type")
+            return verdict
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"not a verdict: {error}") from error
+
+
+# By the annotation of a field, what a file may hold there.
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "str": str,
+    "str | None": (str, type(None)),
+}
+
+
+def _is_well_typed(part: Verdict | Finding) -> bool:
+    kinds = ((f.name, _KINDS.get(str(f.type))) for f in dataclasses.fields(part))
+    return all(
+        isinstance(getattr(part, name), kind)
+        for name, kind in kinds
+        if kind is not None
+    )
 
 
 @dataclasses.dataclass(frozen=True, init=False)

@@ -35,9 +35,30 @@ def loads(text: str) -> Any:
     them, and only the reader knows which fields are numbers.
 
     Raises:
-        ValueError: the text is not strict JSON.
+        ValueError: the text is not strict JSON, or nested too deeply.
     """
-    return json.loads(text, parse_constant=_refuse)
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def read_text(path: str | os.PathLike[str], most_bytes: int = 2**20) -> str:
+    """Reads a text file, unless it is too large to be one of ours.
+
+    Args:
+        path: the file.
+        most_bytes: that are read.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is larger, or not UTF-8.
+    """
+    with open(path, "rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"{path} is larger than {most_bytes} bytes.")
+    return content.decode("utf-8")
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:

@@ -7,26 +7,15 @@ writing it, or have been killed while it did.
 from __future__ import annotations
 
 import datetime
-import json
-import math
 import pathlib
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from kt_bttackler import channel
+from kt_bttackler import channel, files
 from kt_bttackler.diagnosis import Diagnosis, Verdict
+from kt_bttackler.project import read_json
 from kt_bttackler.trace import Trace, read_trace
-
-
-def trial_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Folders of trials in the order of their ids; "9" comes before "10"."""
-
-    def order(path: pathlib.Path) -> tuple[float, str]:
-        trial_id = path.name.removeprefix("trial_")
-        return (int(trial_id) if trial_id.isdecimal() else math.inf, trial_id)
-
-    return sorted((p for p in folder.glob("trial_*") if p.is_dir()), key=order)
 
 
 def trial_state(folder: pathlib.Path) -> dict[str, Any]:
@@ -90,14 +79,16 @@ def message(state: Mapping[str, Any]) -> channel.Message | None:
                 metrics[name] = statistics.fmean(history["observations"][-1]["value"])
         except (TypeError, KeyError, IndexError, AttributeError, ValueError):
             continue
-    return channel.decode(metrics)
+    try:
+        return channel.decode(metrics)
+    except (ValueError, OverflowError):  # numbers that no callback writes
+        return None
 
 
 def written_verdict(folder: pathlib.Path) -> Verdict | None:
     """What the diagnosis said of the first execution, be it stopped or not."""
     try:
-        text = (folder / "verdict-0.json").read_text(encoding="utf-8")
-        return Verdict.from_json(text)
+        return Verdict.from_json(files.read_text(folder / "verdict-0.json"))
     except (OSError, ValueError):
         return None
 
@@ -144,7 +135,6 @@ def _ended(folder: pathlib.Path) -> str | None:
 def _json(path: pathlib.Path) -> dict[str, Any]:
     """Not strict JSON: KerasTuner writes NaN and Infinity."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}

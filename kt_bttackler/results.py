@@ -18,7 +18,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kt_bttackler import project_files, report_table
+from kt_bttackler import project, project_files, report_table
 from kt_bttackler.diagnosis import Verdict
 from kt_bttackler.extras import required
 from kt_bttackler.study import Study, TrialFacts
@@ -64,7 +64,7 @@ def study(tuner_or_directory: Any) -> Study:
     executions = 1
     if isinstance(tuner_or_directory, str | os.PathLike):
         folder = pathlib.Path(tuner_or_directory)
-        folders = project_files.trial_folders(folder)
+        folders = project.trial_folders(folder)
         if not folders:
             raise ValueError(
                 f"{folder} is no project folder: no `trial_<id>` folder is in it."
@@ -72,7 +72,7 @@ def study(tuner_or_directory: Any) -> Study:
     else:
         tuner = tuner_or_directory
         folder = pathlib.Path(tuner.project_dir)
-        folders = project_files.trial_folders(folder)
+        folders = project.trial_folders(folder)
         objective = (tuner.oracle.objective.name, tuner.oracle.objective.direction)
         executions = getattr(tuner, "executions_per_trial", 1)
     traces = {trial: project_files.traces(trial) for trial in folders}

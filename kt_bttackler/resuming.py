@@ -10,7 +10,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 from keras_tuner.engine.tuner import maybe_distribute
 
-from kt_bttackler import training_state
+from kt_bttackler import project, training_state
 from kt_bttackler.fuses import warn
 from kt_bttackler.training_state import TrainingState
 
@@ -94,9 +94,11 @@ class ResumesTraining(keras_tuner.Tuner):
         past_id = trial.hyperparameters.values.get("tuner/trial_id")
         if past_id is None:
             return None
-        path = training_state.path_of(self.get_trial_dir(past_id), self._execution)
         try:
-            return TrainingState.load(path)
+            if not project.is_trial_id(past_id):  # it comes from a file
+                raise ValueError(f"{past_id!r} is no trial id")
+            folder = self.get_trial_dir(past_id)
+            return TrainingState.load(training_state.path_of(folder, self._execution))
         except Exception as error:
             warn(
                 f"trial {trial.trial_id} is trained from its first epoch: the state "

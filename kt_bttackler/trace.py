@@ -25,8 +25,9 @@ import numpy as np
 from kt_bttackler import files
 
 SCHEMA = 1
-# One epoch of a 1,000-layer model is below 2 MB; a longer line is not ours.
-_MAX_LINE_BYTES = 16 * 2**20
+# One epoch of a 1,000-layer model is below 2 MB; a longer line is not ours, nor is a
+# file of more than 500 such epochs.
+_MAX_LINE_BYTES, _MAX_BYTES = 16 * 2**20, 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,6 +312,8 @@ def read_trace(path: str | os.PathLike[str], *, columns: bool = True) -> Trace:
     records: list[Record] = []
     end: str | None = None
     with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+            raise ValueError(f"{path}: the file is larger than {_MAX_BYTES} bytes.")
         while line := file.readline(_MAX_LINE_BYTES + 1):
             if not line.endswith(b"\n"):
                 if len(line) > _MAX_LINE_BYTES:
@@ -326,7 +329,13 @@ def read_trace(path: str | os.PathLike[str], *, columns: bool = True) -> Trace:
                     end = str(content["end"])
                 else:
                     records.append(_record_from(content, columns))
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
+            except (
+                KeyError,
+                TypeError,
+                AttributeError,
+                ValueError,
+                OverflowError,
+            ) as error:
                 raise ValueError(
                     f"{path}: line {len(records) + 1} is not part of a trace: {error}"
                 ) from error
@@ -388,6 +397,24 @@ class TraceStore:
         raise KeyError(f"no trace of trial {trial_id!r}, execution {execution}")
 
 
+def _kind(field: dataclasses.Field[Any]) -> tuple[type, ...]:
+    """What a field of the header is in JSON."""
+    if field.default_factory is not dataclasses.MISSING:
+        return (dict,)
+    if isinstance(field.default, bool):
+        return (bool,)
+    if isinstance(field.default, float):
+        return (int, float, str)  # may be "nan"
+    if isinstance(field.default, tuple):
+        return (list,)
+    if field.default is None:
+        return (str, int, type(None))
+    return (type(field.default),)
+
+
+_KINDS = {field.name: _kind(field) for field in dataclasses.fields(Header)}
+
+
 def _fields(instance: Header | Record) -> dict[str, Any]:
     return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
 
@@ -399,11 +426,17 @@ def _header_from(content: Mapping[str, Any]) -> Header:
     known = {field.name for field in dataclasses.fields(Header)}
     values = {k: v for k, v in content["header"].items() if k in known}
     for name, value in values.items():
+        if not isinstance(value, _KINDS[name]):
+            raise ValueError(f"{name} is {type(value).__name__}.")
         if isinstance(value, list):
             values[name] = tuple(
                 tuple(item) if isinstance(item, list) else item for item in value
             )
-    for name in ("started", "planned_learning_rates"):  # may hold "nan" or "inf"
+    for name in (
+        "started",
+        "planned_learning_rates",
+        "averaging_steps",
+    ):  # may hold "nan" or "inf"
         if isinstance(values.get(name), tuple):
             values[name] = tuple(float(value) for value in values[name])
         elif name in values:

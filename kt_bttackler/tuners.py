@@ -47,7 +47,12 @@ class _GivenSeed:
         *named, others = given.parameters.values()
         own = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-            for name, default in (("stopped_value", "last"), ("avoid_diagnosed", False))
+            for name, default in (
+                ("stopped_value", "last"),
+                ("avoid_diagnosed", False),
+                ("keep_checkpoints", 10),
+                ("lost_after", 120.0),
+            )
         ]
         cls.__signature__ = given.replace(parameters=[*named, *own, others])
 

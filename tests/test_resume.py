@@ -62,6 +62,7 @@ def restarted(make: Any, before: list[Any], after: list[Any], folder: Any) -> An
     assert {k: facts(second)[k] for k in done} == done
     tuner.search(verbose=0)
     assert {k: facts(second)[k] for k in done} == done
+    assert not list(folder.rglob("*.corrupt*"))
     return second
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from kt_bttackler import training_state
+from kt_bttackler import project, training_state
 from kt_bttackler.oracles import view
 from kt_bttackler.oracles.mixin import DiagnosedOracleMixin
+from kt_bttackler.oracles.safely import synchronized
 from kt_bttackler.oracles.space import Axis, axes
 
 _logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class HalvingOracle(keras_tuner.Oracle, abc.ABC):
         status = TrialStatus.IDLE if self.ongoing_trials else TrialStatus.STOPPED
         return {"status": status, "values": None}
 
-    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    @synchronized
     def end_trial(self, trial: Trial) -> None:
         """As every oracle does; deletes states of trainings that nobody needs now."""
         super().end_trial(trial)
@@ -212,6 +213,37 @@ class DiagnosedHalvingMixin(DiagnosedOracleMixin, HalvingOracle):
 
     `stopped_value` has no influence: who is stopped ranks last.
     """
+
+    def rebuilt_state(self) -> dict[str, Any]:
+        """The state made anew of the trials; they tell where they were in a bracket."""
+        state = super().rebuilt_state()
+        self._brackets = [
+            {**bracket, "rounds": [[] for _ in bracket["rounds"]]}
+            for bracket in self._brackets
+        ]
+        for trial_id, trial in self.trials.items():
+            try:
+                self._put_in_place(trial_id, trial.hyperparameters.values)
+            except (KeyError, IndexError, TypeError):
+                continue  # a trial whose values are lost
+        own = self.get_state()
+        return {**own, **{key: state[key] for key in project.ORACLE_KEYS}}
+
+    def _put_in_place(self, trial_id: str, values: Mapping[str, Any]) -> None:
+        past_id, number = values.get("tuner/trial_id"), values["tuner/round"]
+        if past_id is not None:
+            for bracket in self._brackets:
+                before = bracket["rounds"][number - 1 : number]
+                if before and past_id in {place["id"] for place in before[0]}:
+                    place = {"past_id": past_id, "id": trial_id}
+                    bracket["rounds"][number].append(place)
+            return
+        while not self._has_room(self._brackets[-1]):
+            following = self._next_bracket()
+            if following is None:
+                return
+            self._brackets.append(following)
+        self._brackets[-1]["rounds"][0].append({"past_id": None, "id": trial_id})
 
     def _shown(self) -> dict[str, Any]:
         return {}  # the algorithm looks at what the trials are

@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from kt_bttackler import channel, context
 from kt_bttackler.diagnosis import Verdict
 from kt_bttackler.oracles import view
+from kt_bttackler.oracles.safely import synchronized
+from kt_bttackler.oracles.served import ServedOracleMixin
 
 _logger = logging.getLogger(__name__)
 _SEED_ZERO = 2**31 - 1
@@ -25,7 +26,7 @@ def seed_of(seed: int | None) -> int | None:
     return _SEED_ZERO if seed == 0 else seed
 
 
-class DiagnosedOracleMixin(keras_tuner.Oracle):
+class DiagnosedOracleMixin(ServedOracleMixin):
     """Marks diagnosed trials and shows them truthfully to the search algorithm.
 
     A trial with a harmful verdict ends `STOPPED` with its last objective value as
@@ -34,8 +35,9 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
     ends `STOPPED`, too, and not `FAILED`: three failed ones in a row end a search.
 
     What the algorithm is told of a stopped trial is derived anew before every
-    suggestion. KerasTuner never releases the lock of an oracle that raised, so what
-    is added here raises nothing: it logs, and KerasTuner's own way is taken.
+    suggestion. What is added here for diagnoses raises nothing: it logs, and
+    KerasTuner's own way is taken. How the search survives accidents is told in
+    `DurableOracleMixin` and `ServedOracleMixin`.
 
     Args:
         *args: arguments of the oracle.
@@ -77,7 +79,7 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
         self.stopped_value = view.checked(stopped_value)
         self.avoid_diagnosed = avoid_diagnosed
 
-    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    @synchronized
     def create_trial(self, tuner_id: str) -> Trial:
         """As the oracle does; tells the callbacks in this thread which trial runs."""
         trial = super().create_trial(tuner_id)
@@ -87,7 +89,7 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
             _logger.warning("Callbacks do not know the running trial: %r", error)
         return trial
 
-    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    @synchronized
     def update_trial(
         self, trial_id: str, metrics: Mapping[str, float], step: int = 0
     ) -> Trial:
@@ -96,9 +98,12 @@ class DiagnosedOracleMixin(keras_tuner.Oracle):
             warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
             return super().update_trial(trial_id, metrics, step)
 
-    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    @synchronized
     def end_trial(self, trial: Trial) -> None:
         """As the oracle does, after the verdict on the trial was read."""
+        if self._is_settled(trial.trial_id):
+            self._ignore_late(trial)
+            return
         try:
             self._judge(trial)
         except Exception as error:

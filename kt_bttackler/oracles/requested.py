@@ -19,6 +19,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from kt_bttackler.channel import PREFIX
+from kt_bttackler.oracles.safely import synchronized
 
 _logger = logging.getLogger(__name__)
 _SUFFIX = "/unrequested"
@@ -76,7 +77,7 @@ class RequestsMixin(keras_tuner.Oracle):
     distributed search.
     """
 
-    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    @synchronized
     def create_trial(self, tuner_id: str) -> Trial:
         """As the oracle does; the values of the trial are watched."""
         trial = super().create_trial(tuner_id)
@@ -113,7 +114,7 @@ class RequestsMixin(keras_tuner.Oracle):
             for asked in self._asked_values(list(self.trials.values()))
         )
 
-    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    @synchronized
     def end_trial(self, trial: Trial) -> None:
         """As the oracle does, after a note of what was not asked for."""
         try:
