@@ -84,7 +84,7 @@ class Verdict:
                 for item in content["findings"]
             )
             verdict = cls(**content | {"findings": findings})
-            if not all(_is_well_typed(part) for part in (verdict, *findings)):
+            if not (_is_well_typed(verdict) and all(map(_is_well_typed, findings))):
                 raise ValueError("a field is of the wrong type")
             return verdict
         except (KeyError, TypeError, ValueError, OverflowError) as error:
