@@ -127,10 +127,19 @@ def test_the_arguments_are_those_of_kerastuner(
     ours: Any, theirs: Any, tmp_path: Any
 ) -> None:
     stock_arguments = list(inspect.signature(theirs).parameters.values())
-    *own_arguments, policy, avoid, others = inspect.signature(ours).parameters.values()
-    assert [*own_arguments, others] == stock_arguments
-    assert (policy.name, policy.default) == ("stopped_value", "last")
-    assert (avoid.name, avoid.default) == ("avoid_diagnosed", False)
+    arguments = list(inspect.signature(ours).parameters.values())
+    added = {
+        argument.name: argument.default
+        for argument in arguments
+        if argument not in stock_arguments
+    }
+    assert [a for a in arguments if a.name not in added] == stock_arguments
+    assert added == {
+        "stopped_value": "last",
+        "avoid_diagnosed": False,
+        "keep_checkpoints": 10,
+        "lost_after": 120.0,
+    }
     tuner = ours(build_model, "val_loss", 10, directory=tmp_path, project_name="p")
     stock = theirs(build_model, "val_loss", 10, directory=tmp_path, project_name="q")
     assert isinstance(tuner, theirs)
@@ -140,6 +149,7 @@ def test_the_arguments_are_those_of_kerastuner(
     assert type(tuner.oracle) is own_class
     own, others = tuner.oracle.get_state(), stock.oracle.get_state()
     assert own.pop("stopped_value") == "last"
+    assert (own.pop("schema"), own.pop("version")) == (1, ktb.__version__)
     for random in ("seed", "seed_state"):
         del own[random], others[random]
     assert own == others

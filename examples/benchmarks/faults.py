@@ -263,6 +263,7 @@ def judged(fault, outcomes):
 
 
 def main():
+    """Runs the tests, prints the table, writes the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
