@@ -47,6 +47,7 @@ class DurableOracleMixin(keras_tuner.Oracle):
     _lock: ProjectLock | None = None
     _seen: tuple[int, ...] | None = None  # which oracle.json this object knows
     _digest: str = ""  # of what it holds
+    _saves_later: bool = False
     _writable: bool = True
     _unsaved: frozenset[str] = frozenset()  # ids of trials
 
@@ -59,6 +60,8 @@ class DurableOracleMixin(keras_tuner.Oracle):
         folder = self._folder()
         if folder is None:
             super().save()
+            return
+        if self._saves_later:
             return
         self.own_project()
         for trial_id in self._unsaved & self.trials.keys():
@@ -89,8 +92,11 @@ class DurableOracleMixin(keras_tuner.Oracle):
             kt_bttackler.locking.ProjectInUse: another process searches here.
         """
         folder = self._folder()
-        if folder is None or self._lock is not None:
+        if folder is None:
             return
+        if self._lock is not None and self._lock.path.parent == folder:
+            return
+        self.disown_project()
         lock = ProjectLock(folder)
         try:
             lock.acquire()

@@ -79,7 +79,10 @@ class ServedOracleMixin(DurableOracleMixin):
         """As the oracle does, on a chief with a watch on the workers."""
         self.own_project()
         if not is_chief():
-            return super().create_trial(tuner_id)
+            trial = super().create_trial(tuner_id)
+            if trial.status == TrialStatus.STOPPED:
+                self.disown_project()
+            return trial
         signs = self._signs()
         signs.workers[tuner_id] = time.monotonic()
         if tuner_id in signs.retired:
@@ -126,13 +129,16 @@ class ServedOracleMixin(DurableOracleMixin):
         # KerasTuner looks for failures anywhere in the past, and raises unsaved.
         limit = self.max_consecutive_failed_trials
         self.max_consecutive_failed_trials = math.inf
+        # KerasTuner saves first and then takes the trial off the running ones.
+        self._saves_later = True
         try:
             super().end_trial(trial)
         finally:
             self.max_consecutive_failed_trials = limit
+            self._saves_later = False
         for tuner_id in runners:
             self.ongoing_trials.pop(tuner_id, None)
-        self.save()  # KerasTuner's chief would leave the trial as a running one
+        self.save()
         status = self.trials[trial_id].status
         if is_chief():
             for tuner_id in runners:
