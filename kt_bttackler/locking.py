@@ -9,6 +9,7 @@ machine or in another container, counts as dead when its lock was not renewed fo
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -163,8 +164,9 @@ class ProjectLock:
 
     def release(self) -> None:
         """Gives the lock back; nothing happens unless this process holds it."""
-        if self.read() == Process.this():
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is found to be stale later
+            if self.read() == Process.this():
+                self.path.unlink(missing_ok=True)
         atexit.unregister(self.release)
 
     def _in_use(self, holder: Process | None) -> ProjectInUse:
@@ -202,10 +204,8 @@ class ProjectLock:
         lock = ProjectLock(taken.parent)
         lock.path = taken
         if lock.read() != stale:  # in between another process has taken over
-            try:
+            with contextlib.suppress(OSError):
                 os.link(taken, self.path)
-            except OSError:
-                pass
         taken.unlink(missing_ok=True)
 
 

@@ -220,7 +220,7 @@ def node(test: str) -> str:
 def run_pytest(nodes, report):
     """Runs tests, the slow ones too; outcomes go to `report`."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "slow or not slow"]
-    command += ["-p", "no:cacheprovider", f"--junitxml={report}", *nodes]
+    command += ["-n0", "-p", "no:cacheprovider", f"--junitxml={report}", *nodes]
     return subprocess.run(command, cwd=ROOT).returncode
 
 
