@@ -266,12 +266,18 @@ def kill_at_random(folder: str, times: int = 20) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def in_an_epoch(folder: str, trial_id: str) -> bool:
+    """Whether a trial has an epoch behind it, and others before it."""
+    epochs, end = facts(folder)["epochs"].get(f"trial_{trial_id}", ([], None))
+    return 0 < len(epochs) < EPOCHS and end is None
+
+
 def interrupt(folder: str) -> dict[str, Any]:
     """Ctrl+C in the midst of a training; then the same search again."""
     log = f"{folder}/log"
     pid = fork(lambda: search(folder, pause=0.5), log=log)
     wait_for(lambda: len(runs(folder)) >= 2)
-    time.sleep(1.2)
+    wait_for(lambda: in_an_epoch(folder, runs(folder)[-1][1]))
     first = killed(pid, signal.SIGINT)
     after = facts(folder)
     second = ended(fork(lambda: search(folder), log=log), 120)
