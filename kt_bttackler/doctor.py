@@ -126,6 +126,12 @@ def problems_of(folder: pathlib.Path) -> Iterator[Problem]:
 
     Args:
         folder: the project directory.
+
+    Example:
+        >>> folder = getfixture("tmp_path")
+        >>> (folder / "trial_0").mkdir()
+        >>> [problem.text for problem in problems_of(folder)]
+        ['trial_0 has no trial.json', 'there is no oracle.json']
     """
     yield from _of_lock(folder)
     yield from _of_left_overs(folder)

@@ -48,6 +48,15 @@ class DurableTuner(keras_tuner.Tuner):
         ValueError: an argument is out of its range.
         kt_bttackler.locking.ProjectInUse: another process searches in the directory
             that is to be overwritten.
+
+    Example:
+        >>> import kt_bttackler as ktb
+        >>> tuner = ktb.RandomSearch(
+        ...     lambda hp: None, "val_loss", directory=getfixture("tmp_path"),
+        ...     keep_checkpoints=3, lost_after=60.0,
+        ... )
+        >>> tuner.keep_checkpoints, tuner.oracle.lost_after
+        (3, 60.0)
     """
 
     # Class attributes: a tuner may become one of this class after it was made.

@@ -112,7 +112,7 @@ def read_oracle(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: it is no state of an oracle.
     """
     state = read_json(path)
-    _check_types(state, ORACLE_KEYS)
+    _check_types({"schema": 0, **state}, {**ORACLE_KEYS, "schema": int})
     _check_types(state["hyperparameters"], {"space": list, "values": dict})
     named = [*state["start_order"], *state["end_order"], *state["retry_queue"]]
     for trial_id in (*named, *state["ongoing_trials"].values()):

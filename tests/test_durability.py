@@ -132,6 +132,7 @@ def test_brackets_are_found_again(make: Any, killed_in: int, tmp_path: Any) -> N
         b"\x80\x04K\x01.",
         b"[" * 100_000,
         b'{"start_order": ["../../x"]}',
+        b'{"schema": "new"}',
     ],
 )
 def test_whatever_is_no_oracle_is_set_aside(content: bytes, tmp_path: Any) -> None:

@@ -40,6 +40,17 @@ class DurableOracleMixin(keras_tuner.Oracle):
       since this one has read is read first.
 
     A directory that is not a local one ("gs://...") is left to KerasTuner.
+
+    Example:
+        >>> import kt_bttackler as ktb
+        >>> def search(**kwargs):
+        ...     return ktb.RandomSearch(
+        ...         lambda hp: hp.Float("rate", 0, 1), "val_loss", 2,
+        ...         directory=getfixture("tmp_path"), project_name="p", **kwargs
+        ...     )
+        >>> trial = search().oracle.create_trial("tuner0")  # and then it was killed
+        >>> search().oracle.create_trial("tuner0").trial_id == trial.trial_id
+        True
     """
 
     trials: dict[str, Trial]
