@@ -30,6 +30,12 @@ def trial_state(folder: pathlib.Path) -> dict[str, Any]:
         within = known.get(outer)
         content = within.get(inner) if isinstance(within, dict) else None
         known[outer] = {inner: content if isinstance(content, dict) else {}}
+    values = known["hyperparameters"]["values"]
+    known["hyperparameters"]["values"] = {
+        name: value
+        for name, value in values.items()
+        if value is None or isinstance(value, bool | int | float | str)
+    }
     return known if state else {}
 
 

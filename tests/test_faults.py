@@ -286,7 +286,7 @@ def test_clocks_that_jump_make_no_negative_durations(
 
 
 def test_early_stopping_ours_and_the_median_rule_at_once(tmp_path: Any) -> None:
-    rule = ktb.AnyOf(ktb.AnyFinding(), ktb.MedianStoppingRule(2, min_completed=1))
+    rule = ktb.AnyOf((ktb.AnyFinding(), ktb.MedianStoppingRule(2, min_completed=1)))
     diagnosis = ktb.Diagnosis(ktb.Diagnosis().indicators, rule)
     searching = tuner(tmp_path, 4, executions_per_trial=3)
     early = keras.callbacks.EarlyStopping("val_loss", patience=0, min_delta=0.05)
