@@ -25,7 +25,9 @@ def trial_state(folder: pathlib.Path) -> dict[str, Any]:
     """
     state = _json(folder / "trial.json")
     kinds = {"trial_id": str, "status": str, "message": str, "score": float | int}
-    known = {k: v for k, v in state.items() if isinstance(v, kinds.get(k, object))}
+    known: dict[str, Any] = {
+        k: v for k, v in state.items() if isinstance(v, kinds.get(k, object))
+    }
     for outer, inner in (("hyperparameters", "values"), ("metrics", "metrics")):
         within = known.get(outer)
         content = within.get(inner) if isinstance(within, dict) else None
