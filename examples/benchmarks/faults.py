@@ -240,25 +240,26 @@ def outcomes_in(report):
 
 def judged(fault, outcomes):
     """What became of a fault."""
-    results = [
-        result
+    found = {
+        test: [
+            result
+            for key, values in outcomes.items()
+            if key == test or key.startswith(f"{test}::")
+            for result in values
+        ]
         for test in map(node, fault.tests)
-        for key, values in outcomes.items()
-        if key == test or key.startswith(f"{test}::")
-        for result in values
-    ]
+    }
+    results = [result for each in found.values() for result in each]
     kinds = [kind for kind, _ in results]
-    asked = all(
-        any(key == test or key.startswith(f"{test}::") for key in outcomes)
-        for test in map(node, fault.tests)
-    )
+    not_run = [test for test, each in found.items() if not each]
     return {
         "fault": fault.text,
-        "tests": [node(test) for test in fault.tests],
+        "tests": list(found),
+        "not_run": not_run,
         "passed": kinds.count("passed"),
         "not_passed": len(kinds) - kinds.count("passed"),
         "seconds": round(sum(seconds for _, seconds in results), 1),
-        "survived": asked and kinds.count("passed") == len(kinds) > 0,
+        "survived": not not_run and kinds.count("passed") == len(kinds),
     }
 
 
@@ -286,6 +287,7 @@ def main():
     print(f"{'':>2}  {'survived':8}  {'tests':>5}  {'s':>6}  fault")
     for number, result in results.items():
         answer = "yes" if result["survived"] else "NO"
+        answer = "not run" if result["not_run"] else answer
         tests = result["passed"] + result["not_passed"]
         print(
             f"{number:>2}  {answer:8}  {tests:>5}  {result['seconds']:>6.1f}  "
