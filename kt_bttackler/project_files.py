@@ -26,7 +26,9 @@ def trial_state(folder: pathlib.Path) -> dict[str, Any]:
     state = _json(folder / "trial.json")
     kinds = {"trial_id": str, "status": str, "message": str, "score": float | int}
     known: dict[str, Any] = {
-        k: v for k, v in state.items() if isinstance(v, kinds.get(k, object))
+        k: v
+        for k, v in state.items()
+        if isinstance(v, kinds.get(k, object)) and not _is_huge(v)
     }
     for outer, inner in (("hyperparameters", "values"), ("metrics", "metrics")):
         within = known.get(outer)
@@ -36,7 +38,8 @@ def trial_state(folder: pathlib.Path) -> dict[str, Any]:
     known["hyperparameters"]["values"] = {
         name: value
         for name, value in values.items()
-        if value is None or isinstance(value, bool | int | float | str)
+        if (value is None or isinstance(value, bool | int | float | str))
+        and not _is_huge(value)
     }
     return known if state else {}
 
@@ -85,7 +88,14 @@ def message(state: Mapping[str, Any]) -> channel.Message | None:
         try:
             if history["observations"]:
                 metrics[name] = statistics.fmean(history["observations"][-1]["value"])
-        except (TypeError, KeyError, IndexError, AttributeError, ValueError):
+        except (
+            TypeError,
+            KeyError,
+            IndexError,
+            AttributeError,
+            ValueError,
+            OverflowError,
+        ):
             continue
     try:
         return channel.decode(metrics)
@@ -131,6 +141,11 @@ def log_dir(project: pathlib.Path) -> pathlib.Path | None:
         if next(execution.glob("**/*.tfevents.*"), None) is not None:
             return execution.parent.parent
     return None
+
+
+def _is_huge(value: object) -> bool:
+    """Whether this is a whole number that no float can hold."""
+    return isinstance(value, int) and abs(value) > 2**1023
 
 
 def _ended(folder: pathlib.Path) -> str | None:
