@@ -28,6 +28,7 @@ from kt_bttackler.trace import Trace, TraceStore, TraceWriter, read_trace
 PACKAGE = pathlib.Path(kt_bttackler.__file__).parent
 SETTINGS = hypothesis.settings(
     max_examples=150,
+    derandomize=True,
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
