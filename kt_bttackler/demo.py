@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import pathlib
 from collections.abc import Callable
 
 from kt_bttackler import demo_data, files, report, results
+from kt_bttackler.brackets import hyperband_trials
 from kt_bttackler.cli import INTERRUPTED, UsageError, quiet_loading
-from kt_bttackler.progress import Progress
 from kt_bttackler.study import Study
 
 DEFAULT_TRIALS = 20
@@ -93,11 +92,11 @@ def run(options: argparse.Namespace) -> int:
     print("Loading TensorFlow ...", flush=True)
     with quiet_loading():  # here and not above, so that mistakes are told at once
         from kt_bttackler import demo_search
-    progress = Progress(_number_of_trials(options, demo_search.HYPERBAND_FACTOR))
-    tuner = demo_search.make_tuner(options, data, project, progress)
+    trials = _number_of_trials(options, demo_search.HYPERBAND_FACTOR)
+    tuner = demo_search.make_tuner(options, data, project, trials)
     watch = "recorded only" if options.no_diagnosis else "diagnosed"
     print(
-        f"Searching with {progress.total} trials of at most {options.epochs} epochs on "
+        f"Searching with {trials} trials of at most {options.epochs} epochs on "
         f"{len(data.x_train)} rows of {data.name}, every trial {watch}.\n"
         f"Files go to {project}\n",
         flush=True,
@@ -120,28 +119,6 @@ def _number_of_trials(options: argparse.Namespace, factor: int) -> int:
         return options.trials or DEFAULT_TRIALS
     total = hyperband_trials(options.epochs, factor)
     return min(total, options.trials or total)
-
-
-def hyperband_trials(max_epochs: int, factor: int) -> int:
-    """Trials of one iteration of KerasTuner's Hyperband, every rung counted.
-
-    Args:
-        max_epochs: epochs of the longest trial.
-        factor: by which a rung is longer than the one before.
-
-    Example:
-        >>> hyperband_trials(10, 3)
-        30
-    """
-    brackets = 0
-    while max_epochs / factor**brackets >= 1:
-        brackets += 1
-    finalists = math.ceil(1 + math.log(max_epochs, factor))
-    return sum(
-        math.ceil(finalists / (bracket + 1) * factor ** (bracket - rung))
-        for bracket in range(brackets)
-        for rung in range(bracket + 1)
-    )
 
 
 def new_project(directory: pathlib.Path, tuner: str) -> pathlib.Path:

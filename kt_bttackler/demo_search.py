@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import pathlib
 import warnings
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 import keras
 import keras_tuner
 
-from kt_bttackler import progress as told
-from kt_bttackler import results, tuners
+from kt_bttackler import tuners
 from kt_bttackler.callback import DiagnosisCallback
 from kt_bttackler.demo_data import Data
 from kt_bttackler.diagnosis import Diagnosis
@@ -99,9 +97,9 @@ def make_tuner(
     options: argparse.Namespace,
     data: Data,
     project: pathlib.Path,
-    progress: told.Progress,
+    trials: int,
 ) -> keras_tuner.Tuner:
-    """The tuner that the options ask for; it tells `progress` what it does."""
+    """The tuner that the options ask for, of that many trials."""
     common = {
         "hypermodel": WideSpace(data.x_train.shape[1:], data.classes),
         "objective": OBJECTIVE,
@@ -110,11 +108,11 @@ def make_tuner(
         "project_name": project.name,
     }
     if options.tuner == "hyperband":
-        tuner = _announced(tuners.Hyperband, progress)(
+        tuner = tuners.Hyperband(
             max_epochs=options.epochs, factor=HYPERBAND_FACTOR, **common
         )
         # Hyperband has no such argument, but every oracle keeps to this limit.
-        tuner.oracle.max_trials = progress.total
+        tuner.oracle.max_trials = trials
         return tuner
     tuner_class = {
         "random": tuners.RandomSearch,
@@ -126,8 +124,8 @@ def make_tuner(
     if options.tuner not in ("random", "grid"):
         # The default is for longer searches: KerasTuner's is three times as many
         # points as there are hyperparameters, more than the demo has trials.
-        common["num_initial_points"] = max(3, progress.total // 3)
-    return _announced(tuner_class, progress)(max_trials=progress.total, **common)
+        common["num_initial_points"] = max(3, trials // 3)
+    return tuner_class(max_trials=trials, **common)
 
 
 def search(
@@ -153,26 +151,5 @@ def search(
             epochs=options.epochs,
             validation_data=(data.x_test, data.y_test),
             callbacks=[diagnosis, board],
-            verbose=0,
+            verbose="auto",
         )
-
-
-def _announced(tuner_class: Any, progress: told.Progress) -> Any:
-    class Announced(tuner_class):
-        def on_trial_begin(self, trial: Any) -> None:
-            progress.begin(trial.trial_id, told.describe(trial.hyperparameters.values))
-            super().on_trial_begin(trial)
-
-        def on_epoch_end(self, trial: Any, model: Any, epoch: int, logs: Any) -> None:
-            progress.epoch(epoch + 1, (logs or {}).get(OBJECTIVE, math.nan))
-            super().on_epoch_end(trial, model, epoch, logs)
-
-        def on_trial_end(self, trial: Any) -> None:
-            super().on_trial_end(trial)
-            ended = self.oracle.get_trial(trial.trial_id)
-            verdict = results.diagnosis_of(ended)
-            score = "none" if ended.score is None else f"{ended.score:.4f}"
-            status = "" if ended.status == "COMPLETED" else f"{ended.status.lower()}, "
-            progress.end(f"{status}{OBJECTIVE} {score}", str(verdict or ""))
-
-    return Announced

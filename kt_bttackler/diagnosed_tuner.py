@@ -15,11 +15,12 @@ from kt_bttackler import channel, context
 from kt_bttackler.durable_tuner import DurableTuner
 from kt_bttackler.oracles import diagnosed, requested
 from kt_bttackler.probe_data import slice_rows
+from kt_bttackler.searching import TimedSearch, checked_seconds
 
 _logger = logging.getLogger(__name__)
 
 
-class DiagnosedTuner(DurableTuner):
+class DiagnosedTuner(TimedSearch, DurableTuner):
     """What the tuners of this package add to KerasTuner's.
 
     It stands behind KerasTuner's class in the bases, where its constructor receives
@@ -34,6 +35,8 @@ class DiagnosedTuner(DurableTuner):
       the execution, so that what is stopped does not shift the trainings after it.
     - It survives accidents, and deletes checkpoints of stopped trials: see
       `kt_bttackler.durable_tuner.DurableTuner`.
+    - `search` shows its progress in a few lines, and ends by the clock: see
+      `kt_bttackler.searching.TimedSearch`.
 
     Args:
         oracle: the oracle of the search.
@@ -42,11 +45,14 @@ class DiagnosedTuner(DurableTuner):
             `kt_bttackler.oracles.DiagnosedOracleMixin`.
         avoid_diagnosed: turn proposals away that would very likely be stopped; see
             there.
+        max_seconds: after so many seconds of `search` no new trial begins; the one
+            that is running is trained to its end. `None` sets no limit.
         **kwargs: arguments of `DurableTuner` and `keras_tuner.Tuner`.
 
     Raises:
         ValueError: there is no such `stopped_value`, a grid search is to avoid
-            something, or there is nothing to build models with.
+            something, `max_seconds` is no positive number, or there is nothing to
+            build models with.
     """
 
     seed: int | None = None
@@ -60,6 +66,7 @@ class DiagnosedTuner(DurableTuner):
         *args: Any,
         stopped_value: str = "last",
         avoid_diagnosed: bool = False,
+        max_seconds: float | None = None,
         **kwargs: Any,
     ) -> None:
         # KerasTuner asks this of its own tuners, but not where a subclass has a
@@ -68,6 +75,8 @@ class DiagnosedTuner(DurableTuner):
             raise ValueError(
                 "`hypermodel` must be given unless `run_trial` is overridden, got None."
             )
+        self.max_seconds = checked_seconds(max_seconds)
+        self._shows_progress = True
         oracle.__class__ = self.oracle_class or diagnosed(type(oracle))
         oracle.begin_diagnosing(stopped_value, avoid_diagnosed)
         self.oracle = oracle

@@ -504,11 +504,10 @@ def _scale(values: Iterable[Any]) -> str:
 
 
 def _value_axis(columns: Sequence[Any], title: str) -> dict[str, Any]:
-    """An axis for values some of which may have exploded."""
+    """An axis for values; losses may have exploded, and are drawn on a log scale then."""
     values = [float(v) for column in columns for v in column if math.isfinite(v)]
     axis: dict[str, Any] = {"title": escape(title)} if title else {}
-    kind = _scale(values)
-    if kind == "log":
+    if "loss" in title and _scale(values) == "log":
         axis |= {"type": "log", "exponentformat": "power"}
     return axis
 

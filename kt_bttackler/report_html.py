@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -99,7 +100,7 @@ def tiles(study: Study) -> Html:
     if totals["epochs_planned"]:
         told = f"{totals['epochs_run']} run of {totals['epochs_planned']} planned"
         share = totals["epochs_saved"] / totals["epochs_planned"]
-        shown.append(("epochs saved", f"{100 * share:.0f} %", told))
+        shown.append(("epochs saved", f"{math.floor(100 * share)} %", told))
         told = f"estimate; {report.duration(totals['seconds'])} were spent"
         saved = report.duration(totals["seconds_saved"])
         shown.append(("time saved", saved, told))

@@ -5,8 +5,9 @@ tuner = ktb.RandomSearch(build_model, objective="val_accuracy", max_trials=50)
 tuner.search(x, y, validation_data=(xv, yv), callbacks=[ktb.DiagnosisCallback()])
 ```
 
-Each takes the arguments of KerasTuner's class of that name and `stopped_value`; `TPE`
-and `SMAC` take those of `BayesianOptimization` that are not about Gaussian processes.
+Each takes the arguments of KerasTuner's class of that name and those of
+`DiagnosedTuner`; `TPE` and `SMAC` take those of `BayesianOptimization` that are not
+about Gaussian processes.
 The callback is not added by itself: a search without it is KerasTuner's.
 """
 
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 
 import keras_tuner
 
+from kt_bttackler.brackets import hyperband_trials
 from kt_bttackler.diagnosed_tuner import DiagnosedTuner
 from kt_bttackler.oracles import (
     BayesianOptimizationOracle,
@@ -50,6 +52,7 @@ class _GivenSeed:
             for name, default in (
                 ("stopped_value", "last"),
                 ("avoid_diagnosed", False),
+                ("max_seconds", None),
                 ("keep_checkpoints", 10),
                 ("lost_after", 120.0),
             )
@@ -103,6 +106,14 @@ class Hyperband(_GivenSeed, _ResumingHyperband, DiagnosedTuner):
     round. A promoted trial goes on with its training exactly where it ended: see
     `kt_bttackler.resuming.ResumesTraining`.
     """
+
+    def expected_trials(self) -> int | None:
+        """Number of trials of the whole search; `None` in a worker."""
+        oracle = self.oracle
+        if oracle.max_trials or not isinstance(oracle, keras_tuner.Oracle):
+            return super().expected_trials()
+        once = hyperband_trials(oracle.max_epochs, oracle.factor)
+        return once * int(oracle.hyperband_iterations)
 
 
 class _Halving(ResumesTraining):
@@ -163,6 +174,12 @@ class SuccessiveHalving(_GivenSeed, _Halving, DiagnosedTuner):
     It takes the arguments of `kt_bttackler.oracles.SuccessiveHalvingOracle` and those
     of `DiagnosedTuner`. Stopped and promoted trials are treated as in `Hyperband`.
     """
+
+    def expected_trials(self) -> int | None:
+        """Number of trials of the whole search; `None` in a worker."""
+        if not isinstance(self.oracle, keras_tuner.Oracle):
+            return super().expected_trials()
+        return sum(trials for trials, _ in self.oracle.rounds)
 
 
 class _Suggested(keras_tuner.Tuner):

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -15,7 +13,6 @@ import pytest
 import kt_bttackler
 from kt_bttackler import cli, demo, demo_data, files
 from kt_bttackler.cli import UsageError
-from kt_bttackler.progress import Progress
 
 TINY = ["--trials", "3", "--epochs", "2", "--rows", "100"]
 IMAGES = {
@@ -180,24 +177,6 @@ def test_every_search_gets_a_folder_of_its_own(tmp_path):
     made = [demo.new_project(tmp_path / "runs", "random") for _ in range(2)]
     assert [project.name for project in made] == ["random-01", "random-02"]
     assert demo.new_project(tmp_path / "runs", "grid").name == "grid-01"
-
-
-def test_progress_tells_trial_verdict_and_time():
-    stream = io.StringIO()
-    progress = Progress(2, stream)
-    progress.begin("0", "1 x 16 relu")
-    progress.epoch(1, 0.5)
-    progress.end("stopped, val_accuracy 0.1000", "ERG at epoch 2: dead")
-    progress.begin("1", "2 x 16 relu")
-    progress.end("val_accuracy 0.9000")
-    told = re.sub(r"[\d.]+ s", "0 s", stream.getvalue())
-    assert told.splitlines() == [
-        "trial 0 (1 of 2): 1 x 16 relu",
-        "    ERG at epoch 2: dead",
-        "    stopped, val_accuracy 0.1000, 0 s elapsed, about 0 s left",
-        "trial 1 (2 of 2): 2 x 16 relu",
-        "    val_accuracy 0.9000, 0 s elapsed",
-    ]
 
 
 def test_options_have_defaults_that_need_no_thought():

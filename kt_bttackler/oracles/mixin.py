@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import time
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -59,6 +60,9 @@ class DiagnosedOracleMixin(ServedOracleMixin):
     # Also for an oracle whose class was changed after it was made.
     stopped_value: str = "last"
     avoid_diagnosed: bool = False
+    # When no new trial begins any more, by `time.monotonic`; `None`: no such time.
+    # No part of the state: a search that is resumed has its own.
+    deadline: float | None = None
 
     def __init__(
         self,
@@ -81,7 +85,17 @@ class DiagnosedOracleMixin(ServedOracleMixin):
 
     @synchronized
     def create_trial(self, tuner_id: str) -> Trial:
-        """As the oracle does; tells the callbacks in this thread which trial runs."""
+        """As the oracle does; tells the callbacks in this thread which trial runs.
+
+        After `deadline` the search is over, for a tuner without a running trial.
+        """
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        if late and tuner_id not in self.ongoing_trials:
+            self.tuner_ids.discard(tuner_id)  # a chief waits for those it has
+            context.publish(None)
+            unset = self.hyperparameters.copy()
+            unset.values = {}
+            return Trial(hyperparameters=unset, status=TrialStatus.STOPPED)
         trial = super().create_trial(tuner_id)
         try:
             self._publish(trial)
