@@ -54,7 +54,6 @@ class Progress:
         objective: name of the objective.
         direction: "min" or "max".
         seconds: until no new trial begins, or `None`.
-        done: trials of an earlier run of this search that have ended.
         stream: where to write; standard output by default.
         clock: seconds, for tests.
 
@@ -73,7 +72,6 @@ class Progress:
         direction: str,
         *,
         seconds: float | None = None,
-        done: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,10 +83,15 @@ class Progress:
         self._live = self._stream.isatty()
         self._clock = clock
         self._started = clock()
-        self._before, self._done = done, 0
+        self._before, self._done = 0, 0
         self._best: tuple[float, str] | None = None
         self._causes: Counter[str] = Counter()
         self._trial = ""
+
+    def remember(self, trial: Ended) -> None:
+        """A trial had ended before this search was taken up again."""
+        self._before += 1
+        self._count(trial)
 
     def begin(self, trial_id: str, hyperparameters: Mapping[str, Any]) -> None:
         """A trial begins."""
@@ -122,11 +125,7 @@ class Progress:
     def end(self, trial: Ended) -> None:
         """The trial has ended."""
         self._done += 1
-        if trial.verdict is not None:
-            self._causes[trial.verdict.cause or "?"] += 1
-        if trial.status == "COMPLETED" and trial.score is not None:
-            candidate = (self._sign * trial.score, trial.trial_id)
-            self._best = min(self._best or candidate, candidate)
+        self._count(trial)
         if self._live:
             self._stream.write("\r\x1b[K")  # erases the line of the epoch
         reason = trial.message.strip().splitlines()
@@ -153,6 +152,13 @@ class Progress:
                 + (f" of {self.total}" if self.total else "")
                 + " trials; the same search goes on from here when it is run again."
             )
+
+    def _count(self, trial: Ended) -> None:
+        if trial.verdict is not None:
+            self._causes[trial.verdict.cause or "?"] += 1
+        if trial.status == "COMPLETED" and trial.score is not None:
+            candidate = (self._sign * trial.score, trial.trial_id)
+            self._best = min(self._best or candidate, candidate)
 
     def _so_far(self) -> list[str]:
         parts = []

@@ -1,41 +1,26 @@
-"""The pictures of the report, as plotly figures.
-
-Names come from search spaces: plotly reads a little HTML in every text, so all of them
-are escaped here, and none stands where plotly expects a template.
-"""
+"""The pictures of a search in the report, as plotly figures."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
 from kt_bttackler import colours
-from kt_bttackler.indicators import SEVERITY_RANGE
-from kt_bttackler.readings import Reading, gradients_by_layer
+from kt_bttackler.figures import (
+    epoch_axis,
+    figure_of,
+    finite,
+    scale,
+    severity_map,
+    value_axis,
+)
+from kt_bttackler.readings import Reading
 from kt_bttackler.regions import Region
 from kt_bttackler.report import configuration, duration, sentence, shown
 from kt_bttackler.study import Study, TrialFacts
-from kt_bttackler.trace import Trace
-
-# Values that differ by more than this factor are drawn on a logarithmic scale.
-WIDE = 30.0
-# Far below the threshold, just below, just above, far above. The step is where an
-# indicator fires. What is far from it recedes into the paper, be it light or dark.
-_SEVERITY_SCALE = [
-    [0.0, "rgba(96, 130, 170, 0.14)"],
-    [0.5, "rgba(96, 130, 170, 0.62)"],
-    [0.5, "#f0a04b"],
-    [1.0, "#c2142e"],
-]
-_SEVERITY_TICKS = {
-    "tickvals": [-3, -2, -1, 0, 1, 2, 3],
-    "ticktext": ["far from it", "", "", "fires", "10 x", "100 x", "1000 x"],
-}
 
 
 def timeline(study: Study) -> Any | None:
@@ -52,7 +37,7 @@ def timeline(study: Study) -> Any | None:
     first = min(started for _, started, _ in timed)
     span = max(ended for *_, ended in timed) - first
     unit, seconds = _unit(span)
-    figure = _figure(
+    figure = figure_of(
         height=min(760, max(200, 13 * len(timed) + 90)),
         xaxis={"title": f"{unit} since the search began", "rangemode": "tozero"},
         yaxis={
@@ -111,10 +96,10 @@ def curves(study: Study, metric: str, title: str) -> Any | None:
             drawn.append((trial, [r.epoch for r in trace.records], values))
     if not drawn:
         return None
-    figure = _figure(
+    figure = figure_of(
         height=380,
-        xaxis=_epoch_axis([epoch for _, epochs, _ in drawn for epoch in epochs]),
-        yaxis=_value_axis([values for *_, values in drawn], title),
+        xaxis=epoch_axis([epoch for _, epochs, _ in drawn for epoch in epochs]),
+        yaxis=value_axis([values for *_, values in drawn], title),
     )
     for cause, members in _by_cause(drawn, lambda each: each[0]).items():
         x: list[float | None] = []
@@ -122,7 +107,7 @@ def curves(study: Study, metric: str, title: str) -> Any | None:
         about: list[str] = []
         for trial, epochs, values in members:
             x += [*epochs, None]  # a gap between one trial and the next
-            y += [*map(_finite, values), None]
+            y += [*map(finite, values), None]
             about += [escape(trial.id)] * len(epochs) + [""]
         figure.add_scatter(
             mode="lines+markers",
@@ -178,7 +163,7 @@ def severities(study: Study, peaks: dict[str, list[Reading]]) -> Any | None:
             )
             if peak is not None:
                 z[row][column] = round(reading.severities[peak], 3)
-    figure = _figure(
+    figure = figure_of(
         height=110 + 26 * len(rows),
         xaxis={
             "title": "trial",
@@ -191,7 +176,7 @@ def severities(study: Study, peaks: dict[str, list[Reading]]) -> Any | None:
     )
     names = [escape(trial.id) for trial in trials]
     figure.add_heatmap(
-        **_severity_map(z, names, rows), hovertext=about, hoverinfo="text"
+        **severity_map(z, names, rows), hovertext=about, hoverinfo="text"
     )
     found = [
         (escape(trial.id), row, cause)
@@ -235,15 +220,15 @@ def hyperparameter(
     )
     x: list[Any] = values if numeric else [escape(str(value)) for value in values]
     axis: dict[str, Any] = {"title": escape(name), "zeroline": False}
-    axis["type"] = "category" if not numeric else _scale(values)
+    axis["type"] = "category" if not numeric else scale(values)
     if axis["type"] == "log":
         axis["exponentformat"] = "power"
     causes = list(_by_cause(trials, lambda each: each))
     if by_score:
-        upward = _value_axis(
+        upward = value_axis(
             [[t.score for t in trials if t.score is not None]], str(study.objective)
         )
-        y = [_finite(trial.score) for trial in trials]
+        y = [finite(trial.score) for trial in trials]
     else:
         rows = {cause: -number for number, cause in enumerate(causes)}
         upward = {
@@ -257,7 +242,7 @@ def hyperparameter(
             rows[_cause(trial)] + 0.5 * ((number * 0.618) % 1 - 0.5)
             for number, trial in enumerate(trials)
         ]
-    figure = _figure(
+    figure = figure_of(
         height=230,
         xaxis=axis,
         yaxis=upward,
@@ -292,7 +277,7 @@ def saved(study: Study) -> Any | None:
         return None
     unit, seconds = _unit(max(by_cause.values()))
     ordered = sorted(by_cause, key=lambda cause: by_cause[cause])
-    figure = _figure(
+    figure = figure_of(
         height=90 + 30 * len(ordered),
         xaxis={"title": f"{unit} saved (estimate)", "rangemode": "tozero"},
         yaxis={"type": "category", "showgrid": False},
@@ -307,136 +292,6 @@ def saved(study: Study) -> Any | None:
         hoverinfo="text",
     )
     return figure
-
-
-def course(trace: Trace, metrics: Sequence[tuple[str, str]]) -> Any | None:
-    """The metrics of one training over its epochs.
-
-    Args:
-        trace: what was recorded of it.
-        metrics: names of scalars, and what to call them.
-    """
-    epochs = [record.epoch for record in trace.records]
-    drawn = [(title, trace.scalar(name)) for name, title in metrics]
-    drawn = [(title, values) for title, values in drawn if np.isfinite(values).any()]
-    if not drawn:
-        return None
-    losses = [values for title, values in drawn if "loss" in title]
-    figure = _figure(
-        height=280,
-        xaxis=_epoch_axis(epochs),
-        yaxis=_value_axis(losses, "loss"),
-        # What is no loss, such as an accuracy, has a scale of its own.
-        yaxis2={"overlaying": "y", "side": "right", "showgrid": False},
-        margin={"l": 56, "r": 44, "t": 36, "b": 44},
-    )
-    for number, (title, values) in enumerate(drawn):
-        figure.add_scatter(
-            mode="lines+markers",
-            x=epochs,
-            y=[_finite(value) for value in values],
-            name=escape(title),
-            yaxis="y" if "loss" in title else "y2",
-            line={
-                "color": ("#2b7fd6", "#d4700b", "#0d8f8a", "#9a5fe0")[number % 4],
-                "dash": ("solid", "dash", "dot", "dashdot")[number % 4],
-            },
-            marker={"size": 4},
-        )
-    return figure
-
-
-def gradients(trace: Trace) -> Any | None:
-    """Mean |gradient| of each layer over the epochs, on a logarithmic scale."""
-    layers, table = gradients_by_layer(trace)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.log10(table)
-    known = z[np.isfinite(z)]
-    if not known.size:
-        return None
-    low, high = float(known.min()), float(known.max())
-    # No gradient and one that is not finite stand out beyond the others.
-    z = np.where(np.isneginf(z), low - 1, np.where(np.isposinf(z), high + 1, z))
-    epochs = [record.epoch for record in trace.records]
-    names = [escape(layer) for layer in layers]
-    figure = _figure(
-        height=min(900, 110 + 20 * len(layers)),
-        margin={"l": 110, "r": 12, "t": 12, "b": 44},
-        xaxis={**_epoch_axis(epochs), "showgrid": False},
-        yaxis={"type": "category", "autorange": "reversed", "showgrid": False},
-    )
-    ticks = sorted({math.ceil(low), round((low + high) / 2), math.floor(high)})
-    figure.add_heatmap(
-        z=[[_finite(value, 2) for value in row] for row in z],
-        x=epochs,
-        y=names,
-        colorscale="Viridis",
-        colorbar={
-            "title": {"text": "mean |g|"},
-            "tickvals": ticks,
-            "ticktext": [f"1e{tick}" for tick in ticks],
-            "thickness": 10,
-        },
-        hovertemplate="%{y}, epoch %{x}: mean |g| about 10^%{z:.1f}<extra></extra>",
-        xgap=1,
-        ygap=1,
-    )
-    return figure
-
-
-def severity_course(trace: Trace, readings: Sequence[Reading]) -> Any | None:
-    """The severity of each indicator over the epochs of one training."""
-    judged = [reading for reading in readings if reading.peak is not None]
-    if not judged:
-        return None
-    epochs = [record.epoch for record in trace.records]
-    rows = [reading.indicator.id for reading in judged]
-    figure = _figure(
-        height=110 + 22 * len(rows),
-        margin={"l": 110, "r": 12, "t": 12, "b": 44},
-        xaxis={**_epoch_axis(epochs), "showgrid": False},
-        yaxis={"type": "category", "autorange": "reversed", "showgrid": False},
-    )
-    z = [[_finite(s, 2) for s in reading.severities] for reading in judged]
-    figure.add_heatmap(
-        **_severity_map(z, epochs, rows),
-        hovertemplate="%{y} at epoch %{x}: severity %{z:.2f}<extra></extra>",
-    )
-    return figure
-
-
-def _figure(**layout: Any) -> Any:
-    base = {
-        "template": go.layout.Template(),  # the default one is large
-        "margin": {"l": 64, "r": 16, "t": 36, "b": 48},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "hovermode": "closest",
-        "hoverlabel": {"align": "left"},
-    }
-    for axis in ("xaxis", "yaxis"):
-        given = dict(layout.get(axis, {}))
-        if isinstance(given.get("title"), str):
-            given["title"] = {"text": given["title"], "standoff": 8}
-        layout[axis] = {"automargin": True, "zeroline": False, **given}
-    return go.Figure(layout={**base, **layout})
-
-
-def _severity_map(
-    z: Sequence[Sequence[float | None]],
-    x: Sequence[Any],
-    y: Sequence[str],
-) -> dict[str, Any]:
-    return {
-        "z": z,
-        "x": x,
-        "y": y,
-        "zmin": -SEVERITY_RANGE,
-        "zmax": SEVERITY_RANGE,
-        "colorscale": _SEVERITY_SCALE,
-        "colorbar": {**_SEVERITY_TICKS, "thickness": 10},
-        "xgap": 1,
-        "ygap": 1,
-    }
 
 
 def _at(reading: Reading, k: int) -> str:
@@ -488,36 +343,6 @@ def _last_finite(
 ) -> tuple[int, float, TrialFacts]:
     k = int(np.flatnonzero(np.isfinite(values))[-1])
     return epochs[k], float(values[k]), trial
-
-
-def _finite(value: Any, digits: int | None = None) -> float | None:
-    if value is None or not math.isfinite(value):
-        return None
-    return float(value) if digits is None else round(float(value), digits)
-
-
-def _scale(values: Iterable[Any]) -> str:
-    known = [abs(float(v)) for v in values if v is not None and math.isfinite(v)]
-    signed = [v for v in values if v is not None and v <= 0]
-    wide = known and not signed and max(known) / min(known) > WIDE
-    return "log" if wide else "linear"
-
-
-def _value_axis(columns: Sequence[Any], title: str) -> dict[str, Any]:
-    """An axis for values; losses may have exploded, and are drawn on a log scale then."""
-    values = [float(v) for column in columns for v in column if math.isfinite(v)]
-    axis: dict[str, Any] = {"title": escape(title)} if title else {}
-    if "loss" in title and _scale(values) == "log":
-        axis |= {"type": "log", "exponentformat": "power"}
-    return axis
-
-
-def _epoch_axis(epochs: Sequence[int]) -> dict[str, Any]:
-    """Epochs are whole numbers, also where there are few of them."""
-    axis: dict[str, Any] = {"title": "epoch"}
-    if len(set(epochs)) <= 12:
-        axis |= {"tick0": 1, "dtick": 1}
-    return axis
 
 
 def _unit(seconds: float) -> tuple[str, float]:

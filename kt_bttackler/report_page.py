@@ -15,7 +15,7 @@ from typing import Any
 
 import plotly.offline  # type: ignore[import-untyped, unused-ignore]
 
-from kt_bttackler import report, report_figures
+from kt_bttackler import report, report_figures, trial_figures
 from kt_bttackler.readings import Reading, indicators_of, readings
 from kt_bttackler.regions import Region, regions
 from kt_bttackler.report_html import (
@@ -347,9 +347,9 @@ def _pictures_of(study: Study, trace: Trace, read: list[Reading]) -> Html:
     if objective not in ("loss", "val_loss"):
         metrics.append(("objective", objective))
     drawn = [
-        ("Learning curves", report_figures.course(trace, metrics)),
-        ("Gradients, layer by layer", report_figures.gradients(trace)),
-        ("Severity of each indicator", report_figures.severity_course(trace, read)),
+        ("Learning curves", trial_figures.course(trace, metrics)),
+        ("Gradients, layer by layer", trial_figures.gradients(trace)),
+        ("Severity of each indicator", trial_figures.severity_course(trace, read)),
     ]
     return element(
         "div",

@@ -101,9 +101,10 @@ class TimedSearch(keras_tuner.Tuner):
             objective.name,
             objective.direction,
             seconds=self.max_seconds,
-            # The oracle of a worker does not know it.
-            done=len(getattr(self.oracle, "end_order", ())),
         )
+        # The oracle of a worker does not know what was before.
+        for trial_id in getattr(self.oracle, "end_order", ()):
+            self._progress.remember(_ended(self.oracle.get_trial(trial_id)))
         self.oracle.verbose = 0
         own_fit = type(self.hypermodel).fit is not keras_tuner.HyperModel.fit
         if "verbose" in kwargs or not own_fit:
@@ -118,27 +119,26 @@ class TimedSearch(keras_tuner.Tuner):
 
     def _tell_end(self, trial_id: str) -> None:
         assert self._progress is not None
-        trial = self.oracle.get_trial(trial_id)
-        message = project_files.message(trial.get_state())
-        verdict = message.verdict if message else None
-        score = trial.score
-        if score is not None and not math.isfinite(score):
-            score = None
-        self._progress.end(
-            Ended(
-                trial_id,
-                trial.status,
-                score,
-                verdict,
-                trial.message or str(verdict or ""),
-            )
-        )
+        self._progress.end(_ended(self.oracle.get_trial(trial_id)))
 
     def _out_of_time(self) -> bool:
         deadline = getattr(self.oracle, "deadline", None)
         over = deadline is not None and time.monotonic() >= deadline
         remaining = self.remaining_trials
         return over and (remaining is None or remaining > 0)
+
+
+def _ended(trial: Trial) -> Ended:
+    message = project_files.message(trial.get_state())
+    verdict = message.verdict if message else None
+    known = trial.score is not None and math.isfinite(trial.score)
+    return Ended(
+        trial.trial_id,
+        trial.status,
+        trial.score if known else None,
+        verdict,
+        trial.message or str(verdict or ""),
+    )
 
 
 def checked_seconds(max_seconds: float | None) -> float | None:

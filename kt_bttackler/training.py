@@ -13,12 +13,12 @@ from typing import Any
 import keras
 
 from kt_bttackler import channel, context, files
-from kt_bttackler.callers import callers
+from kt_bttackler.board import TrainingBoard
 from kt_bttackler.diagnosis import Diagnosis, Verdict
 from kt_bttackler.fuses import Fuses, warn
 from kt_bttackler.indicators import Finding, QualityIndicator
 from kt_bttackler.recorder import Recorder
-from kt_bttackler.tensorboard import DiagnosisWriter, Reading
+from kt_bttackler.tensorboard import Reading
 from kt_bttackler.trace import Header, Record, Trace, TraceStore, TraceWriter
 from kt_bttackler.worker import Worker
 
@@ -120,8 +120,7 @@ class WatchedTraining:
         self._trace_path = self._choose_trace_path()
         self._peers = _Peers(self._trial, self._trace_path)
         self._trace_file: TraceWriter | None = None
-        self._log_dir = self._choose_log_dir()
-        self._board: DiagnosisWriter | None = None
+        self._board = TrainingBoard(settings.log_dir, self._trial, place.execution)
         self._readings: list[Reading] = []  # of the last epoch
         if place.in_search and self._trial is None:
             warn(
@@ -135,6 +134,14 @@ class WatchedTraining:
     def begin(self) -> None:
         """Installs the taps."""
         self._recorder.begin(self._params.get("steps"))
+        self.fuses(
+            "study in TensorBoard",
+            self._board.begin,
+            self._objective({}),
+            [indicator.id for indicator in self._diagnosis.indicators],
+            self._started,
+            self._planned(),
+        )
 
     def begin_epoch(self, epoch: int) -> None:
         """Starts epoch `epoch`, from 1."""
@@ -200,7 +207,7 @@ class WatchedTraining:
             self.fuses("verdict file", self._write_verdict, verdict)
             if verdict.stop and self._settings.stop:
                 self._model.stop_training = True
-        self.fuses("TensorBoard", self._write_scalars)
+        self.fuses("TensorBoard", self._board.add_epoch, self.trace, self._readings)
 
     def end(self) -> None:
         """Lets the model go, and tells the oracle through the History."""
@@ -213,7 +220,10 @@ class WatchedTraining:
         self.trace.end = "stopped" if stopped else "finished"
         if self._trace_file is not None:
             self.fuses("trace file", self._trace_file.close, self.trace.end)
-        self.fuses("TensorBoard", self._close_board)
+        self.fuses(
+            "TensorBoard", self._board.close, self.trace, self.verdict, bool(stopped)
+        )
+        self.fuses("study in TensorBoard", self._board.end, self.trace, stopped)
         if self._place.in_search:
             self._tell_oracle(stopped)
 
@@ -225,8 +235,7 @@ class WatchedTraining:
 
     def _header(self, record: Record) -> Header:
         trial = self._trial
-        planned = self._settings.epochs or (trial.max_epochs if trial else None)
-        planned = planned or self._params.get("epochs")
+        planned = self._planned()
         objective, direction = self._objective(record.scalars)
         model_fields = self.fuses(
             "model graph", self._recorder.header_fields, planned, otherwise={}
@@ -244,6 +253,11 @@ class WatchedTraining:
             **model_fields,
         )
 
+    def _planned(self) -> int | None:
+        """E, the planned epochs."""
+        known = self._settings.epochs or (self._trial and self._trial.max_epochs)
+        return known or self._params.get("epochs")
+
     def _objective(self, logs: Mapping[str, float]) -> tuple[str, str]:
         if self._settings.objective is not None:
             return self._settings.objective
@@ -255,7 +269,7 @@ class WatchedTraining:
 
     def _findings_of(self, trace: Trace) -> tuple[Finding, ...]:
         self._readings.clear()
-        shown = self._log_dir is not None
+        shown = self._board.shown
 
         def ask(indicator: QualityIndicator, trace: Trace) -> Finding | None:
             finding: Finding | None
@@ -291,20 +305,6 @@ class WatchedTraining:
             number += 1
         return path
 
-    def _choose_log_dir(self) -> pathlib.Path | None:
-        folder, per_trial = self._settings.log_dir, False
-        if folder is None:
-            keras_board = _sibling_tensorboard()
-            if keras_board is None:
-                return None
-            folder = keras_board.log_dir
-            # KerasTuner gives each trial a folder of its own, but only to this class.
-            per_trial = type(keras_board).__name__ == "TensorBoard"
-        place = pathlib.Path(folder)
-        if self._trial is not None and not per_trial:
-            place = place / self._trial.trial_id / f"execution{self._place.execution}"
-        return place / "diagnosis"
-
     def _write_record(self, record: Record) -> None:
         if self._trace_path is None:
             return
@@ -328,19 +328,6 @@ class WatchedTraining:
         assert self._trace_path is not None
         name = self._trace_path.name.replace("trace-", f"{kind}-", 1)
         return self._trace_path.with_name(name).with_suffix(".json")
-
-    def _write_scalars(self) -> None:
-        if self._log_dir is None:
-            return
-        if self._board is None:
-            self._board = DiagnosisWriter(self._log_dir)
-        self._board.add_epoch(self.trace, self._readings)
-
-    def _close_board(self) -> None:
-        if self._board is not None:
-            if self.verdict is not None:
-                self._board.add_verdict(self.verdict)
-            self._board.close()
 
     def _tell_oracle(self, stopped: Verdict | None) -> None:
         entries = channel.encode(stopped, self._last_logs)
@@ -397,16 +384,3 @@ def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
         except (TypeError, ValueError):
             continue
     return numbers
-
-
-def _sibling_tensorboard() -> keras.callbacks.TensorBoard | None:
-    """Keras's `TensorBoard` among the callbacks that are being called, or `None`."""
-    for caller in callers():
-        if isinstance(caller, keras.callbacks.CallbackList):
-            boards = (
-                callback
-                for callback in caller.callbacks
-                if isinstance(callback, keras.callbacks.TensorBoard)
-            )
-            return next(boards, None)
-    return None
