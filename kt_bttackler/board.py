@@ -53,7 +53,6 @@ class TrainingBoard:
         objective: tuple[str, str],
         indicators: Iterable[str],
         started: float,
-        planned: int | None,
     ) -> None:
         """The training begins.
 
@@ -61,7 +60,6 @@ class TrainingBoard:
             objective: name and direction.
             indicators: ids of those that judge.
             started: Unix time.
-            planned: E, the planned epochs.
         """
         study = self._study()
         if study is None or self._trial is None:
@@ -74,7 +72,6 @@ class TrainingBoard:
             direction=direction,
             indicators=list(indicators),
             started=started,
-            epochs_planned=planned,
         )
         study.begin(self._entry)
 
@@ -98,7 +95,8 @@ class TrainingBoard:
         if self._writer is not None:
             if stopped:
                 self._writer.add_score(_score(trace, verdict), trace.epoch)
-            self._writer.add_end(trace, verdict, stopped)
+            saved = _epochs_saved(trace) if stopped else 0
+            self._writer.add_end(trace, verdict, stopped, saved)
             self._writer.close()
 
     def end(self, trace: Trace, stopped: Verdict | None) -> None:
@@ -112,16 +110,18 @@ class TrainingBoard:
         if study is None or self._entry is None:
             return
         score = _score(trace, stopped)
+        saved = _epochs_saved(trace) if stopped else 0
         entry = dataclasses.replace(
             self._entry,
             status="stopped" if stopped and not stopped.benign else "completed",
             cause=(stopped.cause or "") if stopped else "",
             why=str(stopped) if stopped else "",
             score=score if math.isfinite(score) else None,
-            epochs_run=trace.epoch,
+            epochs_run=len(trace),
+            epochs_saved=saved,
+            seconds_saved=saved * _seconds_per_epoch(trace),
         )
-        saved = entry.epochs_saved * _seconds_per_epoch(trace)
-        study.end(dataclasses.replace(entry, seconds_saved=saved), self._execution)
+        study.end(entry)
 
     def _choose_run(
         self, log_dir: str | os.PathLike[str] | None
@@ -161,6 +161,13 @@ def _score(trace: Trace, stopped: Verdict | None) -> float:
     if stopped is not None and not stopped.benign:
         return float(values[-1])
     return float(values.max() if trace.header.direction == "max" else values.min())
+
+
+def _epochs_saved(trace: Trace) -> int:
+    """Planned epochs that a training was not given; a rung plans its own."""
+    values = trace.header.hyperparameters
+    planned = values.get("tuner/epochs", trace.max_epochs)
+    return 0 if planned is None else max(0, int(planned) - trace.epoch)
 
 
 def _seconds_per_epoch(trace: Trace) -> float:

@@ -50,6 +50,11 @@ def as_html(study: Study, now: datetime.datetime | None = None) -> str:
         study: what `results.study` read.
         now: what to say of when it was written; by default the present time.
 
+    Example:
+        >>> trial = TrialFacts("0", "COMPLETED", 0.9, (), "", 10, 10, 4.2, {"lr": 0.1})
+        >>> page = as_html(Study("val_accuracy", "max", (trial,), name="digits"))
+        >>> page.splitlines()[0], "<h1>Search digits</h1>" in page
+        ('<!doctype html>', True)
     """
     now = now or datetime.datetime.now().astimezone()
     places = {trial.id: f"trial-{k}" for k, trial in enumerate(study.trials)}

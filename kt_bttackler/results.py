@@ -125,6 +125,14 @@ def trials_dataframe(tuner_or_directory: Any) -> Any:
     Raises:
         ValueError: the folder is no project of KerasTuner.
         ImportError: pandas is not installed.
+
+    Example:
+        >>> project = getfixture("tmp_path")
+        >>> (project / "trial_0").mkdir()
+        >>> state = '{"status": "COMPLETED", "score": 0.9, "trial_id": "0"}'
+        >>> _ = (project / "trial_0" / "trial.json").write_text(state)
+        >>> trials_dataframe(project)[["trial", "score"]].values.tolist()
+        [['0', 0.9]]
     """
     pandas = required("pandas", "`trials_dataframe`", extra="report")
     headings, rows = report_table.table(study(tuner_or_directory))

@@ -65,17 +65,18 @@ class DiagnosisWriter:
         if math.isfinite(score):
             self._add(scalar_pb("diagnosis/score", score), epoch)
 
-    def add_end(self, trace: Trace, verdict: Verdict | None, stopped: bool) -> None:
+    def add_end(
+        self, trace: Trace, verdict: Verdict | None, stopped: bool, saved: int
+    ) -> None:
         """Writes how a training has ended: numbers, verdict and worst layers.
 
         Args:
             trace: all of it.
             verdict: on it, or `None`.
             stopped: it was ended for that.
+            saved: planned epochs that it was not given.
         """
         epoch = max(1, trace.epoch)
-        planned = trace.max_epochs or epoch
-        saved = max(0, planned - epoch) if stopped else 0
         self._add(scalar_pb("diagnosis/epochs_saved", saved), epoch)
         if stopped:
             self._add(scalar_pb("diagnosis/stopped_at", epoch), epoch)

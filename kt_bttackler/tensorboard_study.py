@@ -62,7 +62,7 @@ class Entry:
         why: the sentence on it, or "".
         score: the best value of the objective, of a stopped trial the last; or `None`.
         epochs_run: so many.
-        epochs_planned: or `None` when nobody knows.
+        epochs_saved: planned ones that it was not given.
         seconds_saved: estimate, see `results.study`.
     """
 
@@ -77,15 +77,8 @@ class Entry:
     why: str = ""
     score: float | None = None
     epochs_run: int = 0
-    epochs_planned: int | None = None
+    epochs_saved: int = 0
     seconds_saved: float = 0.0
-
-    @property
-    def epochs_saved(self) -> int:
-        """Planned epochs that were not run because the training was ended."""
-        if not self.cause or self.epochs_planned is None:
-            return 0
-        return max(0, self.epochs_planned - self.epochs_run)
 
 
 class StudyBoard:
@@ -221,7 +214,7 @@ def study_card(entries: Sequence[Entry]) -> str:
 
     Example:
         >>> done = Entry("0", {"lr": 0.1}, "val_loss", "min", status="completed",
-        ...              score=0.25, epochs_run=10, epochs_planned=10)
+        ...              score=0.25, epochs_run=10)
         >>> print(study_card([done]).splitlines()[0])
         **1 trials: 1 completed.** 10 epochs run, 0 saved.
     """

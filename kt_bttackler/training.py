@@ -140,7 +140,6 @@ class WatchedTraining:
             self._objective({}),
             [indicator.id for indicator in self._diagnosis.indicators],
             self._started,
-            self._planned(),
         )
 
     def begin_epoch(self, epoch: int) -> None:
@@ -235,7 +234,8 @@ class WatchedTraining:
 
     def _header(self, record: Record) -> Header:
         trial = self._trial
-        planned = self._planned()
+        planned = self._settings.epochs or (trial.max_epochs if trial else None)
+        planned = planned or self._params.get("epochs")
         objective, direction = self._objective(record.scalars)
         model_fields = self.fuses(
             "model graph", self._recorder.header_fields, planned, otherwise={}
@@ -252,11 +252,6 @@ class WatchedTraining:
             warmup_epochs=self._settings.warmup_epochs,
             **model_fields,
         )
-
-    def _planned(self) -> int | None:
-        """E, the planned epochs."""
-        known = self._settings.epochs or (self._trial and self._trial.max_epochs)
-        return known or self._params.get("epochs")
 
     def _objective(self, logs: Mapping[str, float]) -> tuple[str, str]:
         if self._settings.objective is not None:

@@ -32,7 +32,16 @@ def course(trace: Trace, metrics: Sequence[tuple[str, str]]) -> Any | None:
         xaxis=epoch_axis(epochs),
         yaxis=value_axis(losses, "loss"),
         # What is no loss, such as an accuracy, has a scale of its own.
-        yaxis2={"overlaying": "y", "side": "right", "showgrid": False},
+        yaxis2={
+            "overlaying": "y",
+            "side": "right",
+            "showgrid": False,
+            "zeroline": False,
+            "automargin": True,
+            "tickmode": "auto",
+            "nticks": 5,
+            "rangemode": "tozero",
+        },
         margin={"l": 56, "r": 44, "t": 36, "b": 44},
     )
     for number, (title, values) in enumerate(drawn):
@@ -60,7 +69,12 @@ def gradients(trace: Trace) -> Any | None:
     if not known.size:
         return None
     low, high = float(known.min()), float(known.max())
+    ticks = {float(tick): f"1e{tick}" for tick in _decades(low, high)}
     # No gradient and one that is not finite stand out beyond the others.
+    if np.isneginf(z).any():
+        ticks[low - 1] = "none"
+    if np.isposinf(z).any():
+        ticks[high + 1] = "inf"
     z = np.where(np.isneginf(z), low - 1, np.where(np.isposinf(z), high + 1, z))
     epochs = [record.epoch for record in trace.records]
     names = [escape(layer) for layer in layers]
@@ -70,7 +84,6 @@ def gradients(trace: Trace) -> Any | None:
         xaxis={**epoch_axis(epochs), "showgrid": False},
         yaxis={"type": "category", "autorange": "reversed", "showgrid": False},
     )
-    ticks = sorted({math.ceil(low), round((low + high) / 2), math.floor(high)})
     figure.add_heatmap(
         z=[[finite(value, 2) for value in row] for row in z],
         x=epochs,
@@ -78,8 +91,8 @@ def gradients(trace: Trace) -> Any | None:
         colorscale="Viridis",
         colorbar={
             "title": {"text": "mean |g|"},
-            "tickvals": ticks,
-            "ticktext": [f"1e{tick}" for tick in ticks],
+            "tickvals": list(ticks),
+            "ticktext": list(ticks.values()),
             "thickness": 10,
         },
         hovertemplate="%{y}, epoch %{x}: mean |g| about 10^%{z:.1f}<extra></extra>",
@@ -108,3 +121,11 @@ def severity_course(trace: Trace, readings: Sequence[Reading]) -> Any | None:
         hovertemplate="%{y} at epoch %{x}: severity %{z:.2f}<extra></extra>",
     )
     return figure
+
+
+def _decades(low: float, high: float) -> list[int]:
+    """A few powers of ten between two logarithms; the nearest when there is none."""
+    first, last = math.ceil(low), math.floor(high)
+    if first > last:
+        return [round((low + high) / 2)]
+    return sorted({first, (first + last) // 2, last})

@@ -179,7 +179,8 @@ class SuccessiveHalving(_GivenSeed, _Halving, DiagnosedTuner):
         """Number of trials of the whole search; `None` in a worker."""
         if not isinstance(self.oracle, keras_tuner.Oracle):
             return super().expected_trials()
-        return sum(trials for trials, _ in self.oracle.rounds)
+        rounds: list[tuple[int, int]] = self.oracle.rounds
+        return sum(trials for trials, _ in rounds)
 
 
 class _Suggested(keras_tuner.Tuner):

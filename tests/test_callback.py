@@ -479,6 +479,7 @@ def scalars(folder):
             e.step: tf.make_ndarray(e.tensor_proto).item() for e in events.Tensors(tag)
         }
         for tag in events.Tags()["tensors"]
+        if not tag.startswith("diagnosis/gradient/")  # histograms
     }
 
 

@@ -139,6 +139,7 @@ def test_the_arguments_are_those_of_kerastuner(
         "avoid_diagnosed": False,
         "keep_checkpoints": 10,
         "lost_after": 120.0,
+        "max_seconds": None,
     }
     tuner = ours(build_model, "val_loss", 10, directory=tmp_path, project_name="p")
     stock = theirs(build_model, "val_loss", 10, directory=tmp_path, project_name="q")
