@@ -8,7 +8,9 @@ Pillow and the extra `report`, and takes a few minutes.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
+import json
 import pathlib
 import re
 import shutil
@@ -31,20 +33,21 @@ PAGE = {
     "report-curves": (
         "header.top, nav, section:nth-of-type(1), section:nth-of-type(2), "
         "section:nth-of-type(n+6) { display: none }",
-        1400,
+        1230,
         [],
     ),
     "report-trial": (
         "header.top, nav, section:nth-of-type(-n+8) { display: none }"
         "details:not([open]) { display: none }",
-        720,
+        900,
         ["--force-dark-mode"],
     ),
 }
+# Page of TensorBoard, the runs that are chosen there, and the size.
 BOARD = {
-    "tensorboard-hparams": ("#hparams", 620),
-    "tensorboard-severity": ("#custom_scalars", 900),
-    "tensorboard-summary": ("#text&runSelectionState={}", 900),
+    "tensorboard-hparams": ("hparams", "", (2200, 620)),
+    "tensorboard-severity": ("custom_scalars", "*/execution0/diagnosis", (1280, 1010)),
+    "tensorboard-summary": ("text", "_study", (1280, 900)),
 }
 
 
@@ -66,14 +69,20 @@ def of_the_report(project: pathlib.Path, target: pathlib.Path) -> None:
             shown = text.replace("</head>", f"<style>{hidden}</style></head>", 1)
             view = page.with_name(f"{name}.html")
             view.write_text(_with_an_open_trial(shown), encoding="utf-8")
-            _picture(view.as_uri(), target / f"{name}.png", height, *flags)
+            _picture(view.as_uri(), target / f"{name}.png", (1280, height), *flags)
 
 
 def of_tensorboard(project: pathlib.Path, target: pathlib.Path) -> None:
     """Takes the pictures of TensorBoard."""
-    with _served(project / "tensorboard") as address:
-        for name, (page, height) in BOARD.items():
-            _picture(address + page, target / f"{name}.png", height)
+    log_dir = project / "tensorboard"
+    with _served(log_dir) as address:
+        for name, (page, runs, size) in BOARD.items():
+            # Of more than 40 runs TensorBoard chooses none by itself.
+            found = log_dir.glob(runs) if runs else ()
+            chosen = {path.relative_to(log_dir).as_posix(): True for path in found}
+            state = base64.b64encode(json.dumps(chosen).encode()).decode()
+            fragment = f"#{page}&_smoothingWeight=0&runSelectionState={state}"
+            _picture(address + fragment, target / f"{name}.png", size)
 
 
 def _with_an_open_trial(page: str) -> str:
@@ -119,7 +128,9 @@ def _wait_for(address: str) -> None:
     raise SystemExit("TensorBoard shows no experiment.")
 
 
-def _picture(address: str, path: pathlib.Path, height: int, *flags: str) -> None:
+def _picture(
+    address: str, path: pathlib.Path, size: tuple[int, int], *flags: str
+) -> None:
     """Takes one picture, with fewer colours where it would be large."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
@@ -135,7 +146,7 @@ def _picture(address: str, path: pathlib.Path, height: int, *flags: str) -> None
             "--hide-scrollbars",
             "--virtual-time-budget=25000",
             f"--user-data-dir={folder}/profile",
-            f"--window-size=1280,{height}",
+            f"--window-size={size[0]},{size[1]}",
             f"--screenshot={shot}",
             *flags,
         ]

@@ -119,7 +119,7 @@ class TrainingBoard:
             score=score if math.isfinite(score) else None,
             epochs_run=len(trace),
             epochs_saved=saved,
-            seconds_saved=saved * _seconds_per_epoch(trace),
+            seconds_per_epoch=_seconds_per_epoch(trace),
         )
         study.end(entry)
 
@@ -170,11 +170,11 @@ def _epochs_saved(trace: Trace) -> int:
     return 0 if planned is None else max(0, int(planned) - trace.epoch)
 
 
-def _seconds_per_epoch(trace: Trace) -> float:
+def _seconds_per_epoch(trace: Trace) -> float | None:
     """Mean seconds of the epochs after the first, which contains the set-up."""
     seconds = trace.seconds
     if len(seconds) < 2:
-        return float(seconds.sum())
+        return None
     return float(seconds[-1] - seconds[0]) / (len(seconds) - 1)
 
 

@@ -20,6 +20,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import statistics
 import time
 import uuid
 from collections import Counter
@@ -42,6 +43,7 @@ STUDY = "_study"
 # Names that sort before all others in their folder.
 _EXPERIMENT = "events.out.tfevents.0000000000.experiment"
 _SESSION = "events.out.tfevents.0000000000.session"
+_NO_CAUSE = "none"
 _STATUSES = ("running", "completed", "stopped")
 _MOST_ROWS = 50
 
@@ -63,7 +65,8 @@ class Entry:
         score: the best value of the objective, of a stopped trial the last; or `None`.
         epochs_run: so many.
         epochs_saved: planned ones that it was not given.
-        seconds_saved: estimate, see `results.study`.
+        seconds_per_epoch: without the first, which contains the set-up; `None` when
+            there was no other.
     """
 
     trial: str
@@ -78,7 +81,7 @@ class Entry:
     score: float | None = None
     epochs_run: int = 0
     epochs_saved: int = 0
-    seconds_saved: float = 0.0
+    seconds_per_epoch: float | None = None
 
 
 class StudyBoard:
@@ -149,7 +152,7 @@ def experiment_record(entries: Sequence[Entry]) -> Summary:
     for entry in entries:
         for name, value in _own(entry.hyperparameters).items():
             values.setdefault(name, []).append(value)
-    causes = sorted({entry.cause for entry in entries} | {""})
+    causes = [*sorted({entry.cause for entry in entries} - {""}), _NO_CAUSE]
     columns = [
         hparams.HParam("status", hparams.Discrete(_STATUSES, dtype=str)),
         hparams.HParam("cause", hparams.Discrete(causes, dtype=str)),
@@ -172,7 +175,7 @@ def session_record(entry: Entry) -> Summary:
     values = {
         **_own(entry.hyperparameters),
         "status": entry.status,
-        "cause": entry.cause,
+        "cause": entry.cause or _NO_CAUSE,
     }
     return hparams.hparams_pb(values, entry.trial, entry.started)
 
@@ -222,9 +225,9 @@ def study_card(entries: Sequence[Entry]) -> str:
     statuses = ", ".join(f"{counts[s]} {s}" for s in _STATUSES if counts[s])
     run = sum(entry.epochs_run for entry in entries)
     saved = sum(entry.epochs_saved for entry in entries)
-    seconds = sum(entry.seconds_saved for entry in entries)
     head = f"**{len(entries)} trials: {statuses}.** {run} epochs run, {saved} saved"
-    head += f", about {report.duration(seconds)}." if saved else "."
+    seconds = _seconds_saved(entries) if saved else None
+    head += "." if seconds is None else f", about {report.duration(seconds)}."
     parts = [head]
     best = _best(entries)
     if best is not None:
@@ -251,6 +254,19 @@ def _best(entries: Sequence[Entry]) -> Entry | None:
         if entry.status == "completed" and isinstance(entry.score, int | float)
     ]
     return entries[min(scored)[1]] if scored else None
+
+
+def _seconds_saved(entries: Sequence[Entry]) -> float | None:
+    """An estimate, as in `results.study`; `None` while there is nothing to go by."""
+    known = [e.seconds_per_epoch for e in entries if e.seconds_per_epoch is not None]
+    if not known:
+        return None
+    typical = statistics.median(known)
+    return sum(
+        e.epochs_saved
+        * (typical if e.seconds_per_epoch is None else e.seconds_per_epoch)
+        for e in entries
+    )
 
 
 def _own(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def test_there_is_a_row_for_each_trial_with_what_became_of_it(logged):
         values = {name: value for name, value in row.hparams.items()}
         assert values["status"].string_value == trial.status.lower()
         stopped = trial.status == "STOPPED"
-        assert values["cause"].string_value == ("AGV" if stopped else "")
+        assert values["cause"].string_value == ("AGV" if stopped else "none")
         rate = trial.hyperparameters.values["lr"]
         assert values["lr"].number_value == pytest.approx(rate)
         metrics = {value.name.tag: value.value for value in row.metric_values}
@@ -246,6 +246,13 @@ def test_a_line_that_is_no_entry_is_left_out(tmp_path, line):
         file.write(line + "\n")
     board.end(Entry("1", {}, "loss", "min", status="completed", score=1.0))
     assert [entry.trial for entry in board.entries()] == ["0", "1"]
+
+
+def test_time_saved_is_estimated_by_other_trials_where_one_has_no_later_epoch():
+    sound = Entry("0", {}, "loss", "min", status="completed", seconds_per_epoch=2.0)
+    stopped = Entry("1", {}, "loss", "min", status="stopped", epochs_saved=9)
+    assert "9 saved, about 18 s." in study_card([sound, stopped])
+    assert "9 saved." in study_card([stopped])
 
 
 def test_names_are_escaped_in_the_summary():
