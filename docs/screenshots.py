@@ -80,7 +80,9 @@ def of_tensorboard(project: pathlib.Path, target: pathlib.Path) -> None:
             # Of more than 40 runs TensorBoard chooses none by itself.
             found = log_dir.glob(runs) if runs else ()
             chosen = {path.relative_to(log_dir).as_posix(): True for path in found}
-            state = base64.b64encode(json.dumps(chosen).encode()).decode()
+            state = json.dumps(chosen)
+            state += " " * (-len(state) % 3)  # so that there is no "=" in the address
+            state = base64.b64encode(state.encode()).decode()
             fragment = f"#{page}&_smoothingWeight=0&runSelectionState={state}"
             _picture(address + fragment, target / f"{name}.png", size)
 

@@ -31,6 +31,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalars
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -153,11 +154,17 @@ def experiment_record(entries: Sequence[Entry]) -> Summary:
         for name, value in _own(entry.hyperparameters).items():
             values.setdefault(name, []).append(value)
     causes = [*sorted({entry.cause for entry in entries} - {""}), _NO_CAUSE]
-    columns = [
-        hparams.HParam("status", hparams.Discrete(_STATUSES, dtype=str)),
-        hparams.HParam("cause", hparams.Discrete(causes, dtype=str)),
-        *(hparams.HParam(name, _domain(seen)) for name, seen in values.items()),
-    ]
+    columns = {
+        "status": hparams.Discrete(_STATUSES, dtype=str),
+        "cause": hparams.Discrete(causes, dtype=str),
+        **{name: _domain(seen) for name, seen in values.items()},
+    }
+    infos = []
+    for name, domain in columns.items():
+        # What "differs" stands first, and the page shows only the first few.
+        info = api_pb2.HParamInfo(name=name, differs=name in ("status", "cause"))
+        domain.update_hparam_info(info)
+        infos.append(info)
     objective = entries[-1].objective if entries else "objective"
     metrics = [
         hparams.Metric(f"diagnosis/{tag}", group="diagnosis", display_name=name)
@@ -167,7 +174,17 @@ def experiment_record(entries: Sequence[Entry]) -> Summary:
             ("epochs_saved", "epochs saved"),
         )
     ]
-    return hparams.hparams_config_pb(columns, metrics)
+    experiment = api_pb2.Experiment(
+        hparam_infos=infos, metric_infos=[metric.as_proto() for metric in metrics]
+    )
+    content = plugin_data_pb2.HParamsPluginData(experiment=experiment)
+    summary = Summary()
+    summary.value.add(
+        tag=metadata.EXPERIMENT_TAG,
+        metadata=metadata.create_summary_metadata(content),
+        tensor=metadata.NULL_TENSOR,
+    )
+    return summary
 
 
 def session_record(entry: Entry) -> Summary:
