@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-_SPECIAL = "\\`*_|<>[]~&$"
+# Backslashes for what every dialect of Markdown lets escape so, references for others.
+_ESCAPES = str.maketrans(
+    {character: f"\\{character}" for character in "\\`*_[]"}
+    | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+    | {"|": "&#124;", "~": "&#126;", "$": "&#36;"}
+)
 
 
 def escaped(text: str) -> str:
@@ -12,11 +17,9 @@ def escaped(text: str) -> str:
 
     Example:
         >>> print(escaped("a|b [x](javascript:y)"))
-        a\|b \[x\](javascript:y)
+        a&#124;b \[x\](javascript:y)
     """
-    for character in _SPECIAL:
-        text = text.replace(character, "\\" + character)
-    return " ".join(text.split())
+    return " ".join(text.translate(_ESCAPES).split())
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -26,7 +29,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         >>> print(table(("trial", "cause"), [("0", "a|b")]))
         | trial | cause |
         |---|---|
-        | 0 | a\|b |
+        | 0 | a&#124;b |
     """
     lines = [headings, *rows]
     shown = ["| " + " | ".join(map(escaped, cells)) + " |" for cells in lines]
