@@ -189,7 +189,10 @@ def _facts(
 def _spared(folder: pathlib.Path, traces: Mapping[int, Trace]) -> bool:
     """Whether the first execution was to be stopped and ran to its end."""
     verdict = project_files.written_verdict(folder)
-    if verdict is None or not verdict.stop or verdict.benign:
+    # Heeded or not: a diagnosis may spare trials to learn what stopping costs.
+    if verdict is None or not getattr(verdict, "decided", verdict.stop):
+        return False
+    if verdict.benign:
         return False
     return 0 in traces and traces[0].end == "finished"
 

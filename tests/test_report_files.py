@@ -8,6 +8,7 @@ import io
 import json
 import pathlib
 import re
+import subprocess
 import sys
 
 import plotly.offline
@@ -355,6 +356,16 @@ def test_two_hundred_trials_stay_a_small_page(tmp_path):
     pictures = Page(text).pictures
     assert sum(len(json.dumps(picture)) for picture in pictures) < 3_000_000
     assert len(text) < 9_000_000
+
+
+def test_the_report_needs_no_tensorflow():
+    program = (
+        "import sys\n"
+        "from kt_bttackler import report_command, report_html, report_markdown\n"
+        "from kt_bttackler import report_page, summaries\n"
+        "sys.exit(bool({'tensorflow', 'keras', 'keras_tuner'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=100).returncode == 0
 
 
 def luminance(colour):
