@@ -66,7 +66,7 @@ def severity_map(
         "zmax": SEVERITY_RANGE,
         "colorscale": _SEVERITY_SCALE,
         "colorbar": {**_SEVERITY_TICKS, "thickness": 10},
-        "xgap": 1,
+        "xgap": 1 if len(x) <= 100 else 0,  # or the gaps would be all one sees
         "ygap": 1,
     }
 
