@@ -66,6 +66,7 @@ def of_the_report(project: pathlib.Path, target: pathlib.Path) -> None:
         _command("report", project, "--html", page)
         text = page.read_text(encoding="utf-8")
         for name, (hidden, height, flags) in PAGE.items():
+            hidden += " footer { display: none }"
             shown = text.replace("</head>", f"<style>{hidden}</style></head>", 1)
             view = page.with_name(f"{name}.html")
             view.write_text(_with_an_open_trial(shown), encoding="utf-8")
@@ -105,9 +106,11 @@ def _served(log_dir: pathlib.Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir)]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", log_dir.name]
     options = ["--port", str(port), "--load_fast=false"]
-    with subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL) as board:
+    with subprocess.Popen(
+        [*command, *options], cwd=log_dir.parent, stderr=subprocess.DEVNULL
+    ) as board:
         try:
             address = f"http://127.0.0.1:{port}/"
             _wait_for(address + "data/plugin/hparams/experiment")
