@@ -63,6 +63,8 @@ _MODULES = {
     ),
     "upgrading": ("diagnose",),
     "results": ("diagnosis_of", "summary", "trials_dataframe"),
+    "rehearsal": ("preflight",),
+    "appeal": ("run_on",),
 }
 _SUBMODULES = ("oracles", "testing")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

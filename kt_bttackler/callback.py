@@ -8,6 +8,7 @@ model.fit(x, y, epochs=20, callbacks=[ktb.DiagnosisCallback()])
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -165,6 +166,15 @@ class DiagnosisCallback(keras.callbacks.Callback):
             fuses,
         )
         self._guarded("begin")
+
+    def trial_folder(self, folder: pathlib.Path) -> pathlib.Path:
+        """Where the traces of a trial are.
+
+        Args:
+            folder: of the trial, in the project folder.
+        """
+        own = self._settings.trace_dir
+        return folder if own is None else pathlib.Path(own) / folder.name
 
     def on_epoch_begin(
         self, epoch: int, logs: Mapping[str, float] | None = None

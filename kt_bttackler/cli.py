@@ -6,15 +6,17 @@ import argparse
 import contextlib
 import importlib
 import os
+import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import kt_bttackler
 
-# Name, module and help of each subcommand. A module has `add_arguments(parser)` and
-# `run(options) -> exit code`, and imports TensorFlow only inside `run`.
+# Name, module and help of each subcommand, in the order of the help. A module has
+# `add_arguments(parser)`, `run(options) -> exit code` and `EPILOG`, with examples; it
+# is loaded when its command is asked for, and imports TensorFlow only inside `run`.
 COMMANDS = (
     (
         "demo",
@@ -31,8 +33,30 @@ COMMANDS = (
         "kt_bttackler.doctor",
         "say what is wrong with the directory of a search, and mend it",
     ),
+    (
+        "check",
+        "kt_bttackler.check",
+        "try a search for a minute before it runs for days",
+    ),
+    (
+        "run-on",
+        "kt_bttackler.run_on_command",
+        "run a stopped trial to its planned end: you were wrong about this one",
+    ),
 )
 MISTAKE, INTERRUPTED = 2, 130
+_EPILOG = """\
+examples:
+  kt-bttackler demo
+  kt-bttackler check search.py
+  kt-bttackler COMMAND --help
+
+exit codes:
+  0    done
+  1    done, and the answer is no (see the help of the command)
+  2    a mistake in the options or the files, told in one line
+  130  interrupted by Ctrl+C
+"""
 
 
 class UsageError(Exception):
@@ -59,6 +83,45 @@ def quiet_loading() -> Iterator[None]:
             os.dup2(screen.fileno(), 2)
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number.
+
+    Args:
+        least: the smallest that is taken.
+
+    Example:
+        >>> at_least(1)("12")
+        12
+    """
+
+    def whole_number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value < 2**31:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {least}, got {text}"
+            )
+        return value
+
+    return whole_number
+
+
+def check_target(path: pathlib.Path, option: str = "--json") -> None:
+    """Notices before the work what would be a pity after it.
+
+    Args:
+        path: a file that is to be written.
+        option: that gave it.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"{option} {path} cannot be written: no such folder or file.")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Says in one line what is wrong, without the usage."""
@@ -72,29 +135,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the name of the program; by default those of the process.
 
     Returns:
-        The exit code: 0, 2 for a mistake of the user, 130 after Ctrl+C.
+        The exit code: that of the command, 2 for a mistake of the user, 130 after
+        Ctrl+C.
     """
     # The notes of TensorFlow's C++ side are about the machine, not the search.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = _Parser(
         prog="kt-bttackler",
         description="Diagnose the trainings of a hyperparameter search.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {kt_bttackler.__version__}"
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    asked = next((each for each in given if not each.startswith("-")), None)
     for name, module_name, about in COMMANDS:
+        if name != asked:  # its options need not be known
+            commands.add_parser(name, help=about)
+            continue
         module = importlib.import_module(module_name)
-        command = commands.add_parser(name, help=about, description=module.__doc__)
+        command = commands.add_parser(
+            name,
+            help=about,
+            description=module.__doc__,
+            epilog=getattr(module, "EPILOG", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         module.add_arguments(command)
         command.set_defaults(run=module.run, program=command.prog)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     try:
         return int(options.run(options))
     except UsageError as mistake:
         print(f"{options.program}: {mistake}", file=sys.stderr)
         return MISTAKE
+    except BrokenPipeError:  # as in `kt-bttackler ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -31,6 +31,8 @@ class RunningTrial:
         direction: "min" or "max".
         max_epochs: E where tuner or oracle know it (Hyperband), else `None`.
         probe_data: rows x of the training data for the probe, or (x, y), or `None`.
+        appealed: it was stopped and is run to its end all the same: watched, recorded
+            apart, and never stopped.
         verdicts: by execution, the verdict that stopped it. Written by callbacks.
         channels: by execution, the entries of the in-band channel. Written by
             callbacks, for trainings whose History does not reach the oracle.
@@ -44,6 +46,7 @@ class RunningTrial:
     direction: str
     max_epochs: int | None = None
     probe_data: Any = None
+    appealed: bool = False
     verdicts: dict[int, Verdict] = dataclasses.field(default_factory=dict)
     channels: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
     _copies: dict[int, int] = dataclasses.field(default_factory=dict)
@@ -57,6 +60,7 @@ class RunningTrial:
         project_dir: str | os.PathLike[str] | None,
         max_epochs: int | None = None,
         probe_data: Any = None,
+        appealed: bool = False,
     ) -> RunningTrial:
         """From KerasTuner's `Trial` and `Oracle`, or the client of one."""
         return cls(
@@ -68,6 +72,7 @@ class RunningTrial:
             direction=oracle.objective.direction,
             max_epochs=max_epochs,
             probe_data=probe_data,
+            appealed=appealed,
         )
 
     def next_execution(self, callback: object) -> int:

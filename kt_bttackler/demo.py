@@ -5,13 +5,23 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import pathlib
-from collections.abc import Callable
 
 from kt_bttackler import demo_data, files, report, results
 from kt_bttackler.brackets import hyperband_trials
-from kt_bttackler.cli import INTERRUPTED, UsageError, quiet_loading
+from kt_bttackler.cli import (
+    INTERRUPTED,
+    UsageError,
+    at_least,
+    check_target,
+    quiet_loading,
+)
 from kt_bttackler.study import Study
 
+EPILOG = """\
+examples:
+  kt-bttackler demo
+  kt-bttackler demo --tuner bayesian --trials 40 --data pictures.npz --json facts.json
+"""
 DEFAULT_TRIALS = 20
 TUNERS = ("random", "grid", "bayesian", "tpe", "smac", "hyperband")
 # What is installed only on request, by the extra of that name.
@@ -25,19 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--trials",
-        type=_at_least(1),
+        type=at_least(1),
         help=f"number of trials (default: {DEFAULT_TRIALS}; with hyperband at most "
         "this many, by default the whole schedule)",
     )
     parser.add_argument(
         "--epochs",
-        type=_at_least(1),
+        type=at_least(1),
         default=10,
         help="epochs of a trial; with hyperband those of the longest (default: 10)",
     )
     parser.add_argument(
         "--rows",
-        type=_at_least(1),
+        type=at_least(1),
         help="rows to train on, drawn at random (default: all)",
     )
     parser.add_argument(
@@ -56,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=_at_least(0),
+        type=at_least(0),
         default=0,
         help="the same seed gives the same configurations and initial weights "
         "(default: %(default)s)",
@@ -84,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         UsageError: an option or a file is wrong.
     """
     if options.json is not None:
-        _check_target(options.json)
+        check_target(options.json)
     _check_installed(options.tuner)
     data = demo_data.digits() if options.data is None else demo_data.load(options.data)
     data = demo_data.fewer_rows(data, options.rows, options.seed)
@@ -156,12 +166,6 @@ def _check_installed(tuner: str) -> None:
         )
 
 
-def _check_target(path: pathlib.Path) -> None:
-    """Notices before the search what would be a pity after it."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--json {path} cannot be written: no such folder or file.")
-
-
 def _facts(options: argparse.Namespace, data: demo_data.Data, study: Study) -> str:
     searched = {
         "tuner": options.tuner,
@@ -172,18 +176,3 @@ def _facts(options: argparse.Namespace, data: demo_data.Data, study: Study) -> s
         "diagnosis": not options.no_diagnosis,
     }
     return files.dumps({"search": searched} | study.to_dict()) + "\n"
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def whole_number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value < 2**31:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {least}, got {text}"
-            )
-        return value
-
-    return whole_number

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial
+from keras_tuner.engine.tuner import maybe_distribute
 
-from kt_bttackler import channel, context
+from kt_bttackler import channel, context, training_state
 from kt_bttackler.durable_tuner import DurableTuner
 from kt_bttackler.oracles import diagnosed, requested
 from kt_bttackler.probe_data import slice_rows
 from kt_bttackler.searching import TimedSearch, checked_seconds
+from kt_bttackler.training_state import KeepState, TrainingState
 
 _logger = logging.getLogger(__name__)
 
@@ -47,15 +50,20 @@ class DiagnosedTuner(TimedSearch, DurableTuner):
             there.
         max_seconds: after so many seconds of `search` no new trial begins; the one
             that is running is trained to its end. `None` sets no limit.
+        keep_stopped: number of stopped trials, the newest, whose whole state is kept
+            on disk, so that `kt_bttackler.run_on` goes on with them exactly where
+            they were stopped. Each takes about three times the size of its weights.
         **kwargs: arguments of `DurableTuner` and `keras_tuner.Tuner`.
 
     Raises:
         ValueError: there is no such `stopped_value`, a grid search is to avoid
-            something, `max_seconds` is no positive number, or there is nothing to
+            something, `max_seconds` is no positive number,
+            `keep_stopped` is negative, or there is nothing to
             build models with.
     """
 
     seed: int | None = None
+    keep_stopped: int = 0
     # The class of the oracle, where it is not the given one made to understand.
     oracle_class: ClassVar[type[keras_tuner.Oracle] | None] = None
 
@@ -67,8 +75,14 @@ class DiagnosedTuner(TimedSearch, DurableTuner):
         stopped_value: str = "last",
         avoid_diagnosed: bool = False,
         max_seconds: float | None = None,
+        keep_stopped: int = 0,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(keep_stopped, int) or keep_stopped < 0:
+            raise ValueError(
+                f"`keep_stopped` must be a whole number of at least 0, got "
+                f"{keep_stopped!r}."
+            )
         # KerasTuner asks this of its own tuners, but not where a subclass has a
         # `run_trial`, as this one has.
         if hypermodel is None and type(self).run_trial is DiagnosedTuner.run_trial:
@@ -81,6 +95,7 @@ class DiagnosedTuner(TimedSearch, DurableTuner):
         oracle.begin_diagnosing(stopped_value, avoid_diagnosed)
         self.oracle = oracle
         self.begin_diagnosing()
+        self.keep_stopped = keep_stopped
         super().__init__(oracle, hypermodel, *args, **kwargs)
 
     def begin_diagnosing(self) -> None:
@@ -88,6 +103,22 @@ class DiagnosedTuner(TimedSearch, DurableTuner):
         self._max_epochs = getattr(self.oracle, "max_epochs", None)
         self._execution = 0
         self._first_result: Any = None
+        # Of a stopped trial that is run on; see `appealing`.
+        self._appealed = False
+        self._kept_states: Mapping[int, TrainingState] = {}
+
+    @contextlib.contextmanager
+    def appealing(self, states: Mapping[int, TrainingState]) -> Iterator[None]:
+        """Trials run in it are never stopped, and recorded apart.
+
+        Args:
+            states: by execution, what it goes on with; others begin anew.
+        """
+        self._appealed, self._kept_states = True, states
+        try:
+            yield
+        finally:
+            self._appealed, self._kept_states = False, {}
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
         """Runs the executions of a trial; its callbacks know which one it is."""
@@ -102,10 +133,14 @@ class DiagnosedTuner(TimedSearch, DurableTuner):
                 # A worker's oracle, which only asks the chief, does not know it.
                 max_epochs=getattr(self.oracle, "max_epochs", self._max_epochs),
                 probe_data=_probe_rows(args, kwargs),
+                appealed=self._appealed,
             )
         )
         try:
-            return super().run_trial(trial, *args, **kwargs)
+            result = super().run_trial(trial, *args, **kwargs)
+            if self.keep_stopped and not self._appealed:
+                self._forget_states(trial)
+            return result
         except BaseException:
             context.publish(None)
             raise
@@ -122,6 +157,14 @@ class DiagnosedTuner(TimedSearch, DurableTuner):
             keras.utils.set_random_seed(zlib.crc32(name.encode()))
         if execution == 0:
             requested.watch(trial.hyperparameters)
+        if execution in self._kept_states:
+            kwargs["initial_epoch"] = self._kept_states[execution].epoch
+        elif self.keep_stopped and not self._appealed:
+            folder = self.get_trial_dir(trial.trial_id)
+            path = training_state.path_of(folder, execution, stopped=True)
+            keeper = KeepState(path, None, self._origin(trial))
+            # The last one: it looks whether another has ended the training.
+            kwargs["callbacks"] = [*kwargs.get("callbacks", ()), keeper]
         result = super()._build_and_fit_model(trial, *args, **kwargs)
         if execution == 0:
             unread = requested.entries(trial.hyperparameters)
@@ -133,6 +176,24 @@ class DiagnosedTuner(TimedSearch, DurableTuner):
                 result = with_channel(result, entries, self.oracle.objective)
             self._first_result = result
         return result
+
+    def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        # Private. Tuners that promote trials have one of their own.
+        model = super()._build_hypermodel(hp)
+        state = self._kept_states.get(self._execution - 1)
+        if state is not None:
+            with maybe_distribute(self.distribution_strategy):
+                state.restore(model)
+            if self.seed is not None:
+                state.restore_random_numbers()
+        return model
+
+    def _forget_states(self, trial: Trial) -> None:
+        """Keeps the state of this trial if a diagnosis has ended it, and of few."""
+        running = context.running_trial()
+        if running is None or not running.verdicts:
+            training_state.forget(self.get_trial_dir(trial.trial_id), stopped=True)
+        training_state.forget_stopped(self.project_dir, self.keep_stopped)
 
     def _origin(self, trial: Trial) -> str:
         """Id of the trial in which the training began, of which its seeds are made."""

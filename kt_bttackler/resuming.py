@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ from keras_tuner.engine.tuner import maybe_distribute
 
 from kt_bttackler import project, training_state
 from kt_bttackler.fuses import warn
-from kt_bttackler.training_state import TrainingState
+from kt_bttackler.training_state import KeepState, TrainingState
 
 
 class ResumesTraining(keras_tuner.Tuner):
@@ -39,11 +39,12 @@ class ResumesTraining(keras_tuner.Tuner):
     trained from its first epoch.
     """
 
-    _execution: int  # both of `DiagnosedTuner`
+    _execution: int  # these three of `DiagnosedTuner`
     _max_epochs: int | None
+    _kept_states: Mapping[int, TrainingState]
     seed: int | None
     _state: TrainingState | None = None
-    _keeper: _KeepState | None = None
+    _keeper: KeepState | None = None
 
     def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
         # Private, but kept for overriding by KerasTuner: one call is one execution.
@@ -58,7 +59,7 @@ class ResumesTraining(keras_tuner.Tuner):
         if last is None or epochs < last:
             folder = self.get_trial_dir(trial.trial_id)
             path = training_state.path_of(folder, self._execution)
-            self._keeper = _KeepState(path, epochs, self._origin(trial))
+            self._keeper = KeepState(path, epochs, self._origin(trial))
             # The last one: it looks whether another has ended the training.
             callbacks.append(self._keeper)
         kwargs |= {
@@ -91,6 +92,8 @@ class ResumesTraining(keras_tuner.Tuner):
 
     def _state_before(self, trial: Trial) -> TrainingState | None:
         """What a promoted trial goes on with; None for a trial that begins."""
+        if self._execution in self._kept_states:
+            return self._kept_states[self._execution]
         past_id = trial.hyperparameters.values.get("tuner/trial_id")
         if past_id is None:
             return None
@@ -105,32 +108,3 @@ class ResumesTraining(keras_tuner.Tuner):
                 f"of trial {past_id} cannot be had: {type(error).__name__}: {error}"
             )
             return None
-
-
-class _KeepState(keras.callbacks.Callback):
-    """Keeps the state of the last epoch of a training.
-
-    Args:
-        path: where.
-        epochs: those that the training is to reach.
-        origin: id of the trial in which it began.
-    """
-
-    def __init__(self, path: pathlib.Path, epochs: int, origin: str) -> None:
-        super().__init__()
-        self._path = path
-        self._epochs = epochs
-        self._origin = origin
-        # `HyperModel.fit` may train others.
-        self.trained_model: keras.Model | None = None
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Keeps it here: `fit` and callbacks exchange weights before `on_train_end`."""
-        ends = epoch + 1 >= self._epochs or self.model.stop_training
-        if not ends or self.model is not self.trained_model:
-            return
-        try:
-            state = TrainingState.of(self.model, epoch + 1, self._origin)
-            state.save(self._path)
-        except Exception as error:
-            warn(f"a promotion would begin anew: {type(error).__name__}: {error}")

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -294,6 +294,28 @@ class TraceWriter:
     def _append(self, line: Mapping[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(files.dumps(line) + "\n")
+
+
+def extend_trace(
+    path: str | os.PathLike[str], records: Iterable[Record], end: str | None
+) -> None:
+    """Adds what followed to the file of a training that has been gone on with.
+
+    All that is in the file stays in it; a reader sees it without the addition or
+    with the whole.
+
+    Args:
+        path: a file of `TraceWriter`.
+        records: the epochs that followed.
+        end: why the training ended now.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
+    lines = [_fields(record) for record in records]
+    added = [files.dumps(line) + "\n" for line in (*lines, {"end": end})]
+    before = pathlib.Path(path).read_text(encoding="utf-8")
+    files.write_atomically(path, before + "".join(added))
 
 
 def read_trace(path: str | os.PathLike[str], *, columns: bool = True) -> Trace:

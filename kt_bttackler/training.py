@@ -96,6 +96,8 @@ class WatchedTraining:
         self._diagnosis = settings.diagnosis
         self._place = place
         self._trial = place.trial
+        self._appealed = place.trial is not None and place.trial.appealed
+        self._stops = settings.stop and not self._appealed
         self._findings: list[tuple[Finding, ...]] = []
         self._disabled: set[str] = set()
         self._epoch = 0
@@ -160,7 +162,7 @@ class WatchedTraining:
         self._finish_epoch()
         trace = self._extended(self._recorder.broken_record(self._epoch, numbers))
         verdict = self._judge([*self._findings, self._findings_of(trace)], trace)
-        if verdict is not None and verdict.stop and self._settings.stop:
+        if verdict is not None and verdict.stop and self._stops:
             self._broken = True
             self._model.stop_training = True
 
@@ -204,7 +206,7 @@ class WatchedTraining:
         if verdict is not None and not (self.verdict and self.verdict.stop):
             self.verdict = verdict
             self.fuses("verdict file", self._write_verdict, verdict)
-            if verdict.stop and self._settings.stop:
+            if verdict.stop and self._stops:
                 self._model.stop_training = True
         self.fuses("TensorBoard", self._board.add_epoch, self.trace, self._readings)
 
@@ -215,7 +217,7 @@ class WatchedTraining:
         self._worker.close()
         self._broken = False
         stopped = self.verdict if self.verdict and self.verdict.stop else None
-        stopped = stopped if self._settings.stop else None
+        stopped = stopped if self._stops else None
         self.trace.end = "stopped" if stopped else "finished"
         if self._trace_file is not None:
             self.fuses("trace file", self._trace_file.close, self.trace.end)
@@ -290,7 +292,8 @@ class WatchedTraining:
             place = pathlib.Path(folder) if folder else trial.project_dir
             if place is None:
                 return None
-            name = f"trace-{self._place.execution}.jsonl"
+            kind = "appeal" if self._appealed else "trace"
+            name = f"{kind}-{self._place.execution}.jsonl"
             return trial.claim(place / f"trial_{trial.trial_id}" / name)
         if folder is None:
             return None
@@ -305,9 +308,10 @@ class WatchedTraining:
             return
         if self._trace_file is None:
             self._trace_file = TraceWriter(self._trace_path, self.trace.header)
-            # Of a run of this trial that was broken off.
-            self._path_of("verdict").unlink(missing_ok=True)
-            self.fuses("diagnosis file", self._write_diagnosis)
+            if not self._appealed:  # what has stopped it stays known
+                # Of a run of this trial that was broken off.
+                self._path_of("verdict").unlink(missing_ok=True)
+                self.fuses("diagnosis file", self._write_diagnosis)
         self._trace_file.append(record)
 
     def _write_diagnosis(self) -> None:
@@ -315,7 +319,7 @@ class WatchedTraining:
         files.write_atomically(self._path_of("diagnosis"), self._diagnosis.to_json())
 
     def _write_verdict(self, verdict: Verdict) -> None:
-        if self._trace_path is not None:
+        if self._trace_path is not None and not self._appealed:
             files.write_atomically(self._path_of("verdict"), verdict.to_json())
 
     def _path_of(self, kind: str) -> pathlib.Path:

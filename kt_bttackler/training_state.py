@@ -10,6 +10,7 @@ Not in it are what `fit` makes anew: the iterators of the data and the callbacks
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -21,28 +22,52 @@ import keras
 import numpy as np
 
 from kt_bttackler import files
+from kt_bttackler.fuses import warn
 
 _META = "meta"
 _WORDS = "numpy_words"
 
 
-def path_of(folder: str | os.PathLike[str], execution: int) -> pathlib.Path:
+def path_of(
+    folder: str | os.PathLike[str], execution: int, *, stopped: bool = False
+) -> pathlib.Path:
     """Where the state of one execution of a trial is kept.
 
     Args:
         folder: of the trial.
         execution: its number, from 0.
+        stopped: that in which a diagnosis ended it; else that at its planned end.
     """
-    return pathlib.Path(folder) / f"state-{execution}.npz"
+    kind = "stopped" if stopped else "state"
+    return pathlib.Path(folder) / f"{kind}-{execution}.npz"
 
 
-def forget(folder: str | os.PathLike[str]) -> None:
+def forget_stopped(project: str | os.PathLike[str], keep: int) -> None:
+    """Deletes the states of stopped trials but for the newest ones.
+
+    Args:
+        project: folder of the search.
+        keep: number of trials that keep theirs.
+    """
+    newest: dict[pathlib.Path, float] = {}
+    for path in pathlib.Path(project).glob("trial_*/stopped-*.npz"):
+        with contextlib.suppress(OSError):  # deleted by another worker
+            time = path.stat().st_mtime
+            newest[path.parent] = max(newest.get(path.parent, time), time)
+    by_age = sorted(newest, key=lambda folder: newest[folder], reverse=True)
+    for folder in by_age[keep:]:
+        forget(folder, stopped=True)
+
+
+def forget(folder: str | os.PathLike[str], *, stopped: bool = False) -> None:
     """Deletes the states of all executions of a trial.
 
     Args:
         folder: of the trial; need not exist.
+        stopped: those in which a diagnosis ended it; else those at its planned end.
     """
-    for path in pathlib.Path(folder).glob("state-*.npz"):
+    kind = "stopped" if stopped else "state"
+    for path in pathlib.Path(folder).glob(f"{kind}-*.npz"):
         path.unlink(missing_ok=True)
 
 
@@ -178,6 +203,38 @@ class TrainingState:
         random.setstate(self.python_random)
         name, *rest = self.numpy_random
         np.random.set_state((name, self.numpy_words, *rest))
+
+
+class KeepState(keras.callbacks.Callback):
+    """Keeps the state of the last epoch of a training.
+
+    Args:
+        path: where.
+        epochs: those that the training is to reach; None keeps the state only where
+            something ends the training before.
+        origin: id of the trial in which it began.
+    """
+
+    def __init__(self, path: pathlib.Path, epochs: int | None, origin: str) -> None:
+        super().__init__()
+        self._path = path
+        self._epochs = epochs
+        self._origin = origin
+        # `HyperModel.fit` may train others; None: it is not known which is meant.
+        self.trained_model: keras.Model | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keeps it here: `fit` and callbacks exchange weights before `on_train_end`."""
+        last = self._epochs is not None and epoch + 1 >= self._epochs
+        other = self.trained_model not in (None, self.model)
+        if other or not (last or self.model.stop_training):
+            return
+        try:
+            state = TrainingState.of(self.model, epoch + 1, self._origin)
+            state.save(self._path)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            warn(f"the training could not go on from here: {reason}")
 
 
 def _variables(model: keras.Model) -> dict[str, list[Any]]:

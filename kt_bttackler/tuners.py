@@ -55,6 +55,7 @@ class _GivenSeed:
                 ("max_seconds", None),
                 ("keep_checkpoints", 10),
                 ("lost_after", 120.0),
+                ("keep_stopped", 0),
             )
         ]
         cls.__signature__ = given.replace(parameters=[*named, *own, others])

@@ -129,6 +129,33 @@ class DiagnosedOracleMixin(ServedOracleMixin):
         if running is not None and running.trial_id == trial.trial_id:
             context.publish(None)
 
+    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    def correct_trial(
+        self, trial_id: str, metrics: Mapping[str, float], step: int, message: str
+    ) -> Trial:
+        """Gives a trial that was stopped the outcome of its whole training.
+
+        It becomes `COMPLETED`, with its best value as score; without a finite one it
+        stays `STOPPED`.
+
+        Args:
+            trial_id: of a trial that ended.
+            metrics: those of its best epoch; what was reported before is dropped.
+            step: its best epoch, from 0.
+            message: what is to be known of it.
+        """
+        trial = self.trials[trial_id]
+        trial.metrics = type(trial.metrics)()
+        self.update_trial(trial_id, metrics, step)
+        self.score_trial(trial)
+        trial.status, trial.message = TrialStatus.COMPLETED, message
+        if not view.is_finite(trial.score):
+            trial.status, trial.score = TrialStatus.STOPPED, None
+        # Private: `end_trial` would count the trial as another one that ended.
+        self._save_trial(trial)
+        self.save()
+        return trial
+
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """As the oracle does, with a truthful view of the trials that ended."""
         try:
