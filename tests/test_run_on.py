@@ -167,9 +167,9 @@ def test_what_cannot_be_run_on_is_named(tmp_path: Any) -> None:
     for trial_id, why in (("0", "which was not stopped"), ("7", "no such trial")):
         with pytest.raises(ValueError, match=f"got '{trial_id}', {why}; none was"):
             ktb.run_on(made, trial_id, **fit())
-    with pytest.raises(TypeError, match="`tuner` must be a keras_tuner.Tuner"):
+    with pytest.raises(TypeError, match=r"`tuner` must be a keras_tuner\.Tuner"):
         ktb.run_on(str(tmp_path), "0", **fit())
-    with pytest.raises(ValueError, match="`keep_stopped` must be .* got -1"):
+    with pytest.raises(ValueError, match=r"`keep_stopped` must be .* got -1"):
         tuner(tmp_path / "other", keep_stopped=-1)
 
 
