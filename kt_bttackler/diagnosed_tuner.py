@@ -119,6 +119,7 @@ class DiagnosedTuner(TimedSearch, DurableTuner):
             yield
         finally:
             self._appealed, self._kept_states = False, {}
+            context.publish(None)  # the oracle does not end this trial once more
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
         """Runs the executions of a trial; its callbacks know which one it is."""

@@ -23,7 +23,8 @@ EXPLODES = "explodes"
 CONTRADICTORY = "cannot learn"
 # In the order in which they are told.
 BROKEN = (NOT_FINITE, EXPLODES, CONTRADICTORY)
-OUTCOMES = (CANNOT_BUILD, CANNOT_TRAIN, *BROKEN)
+FAILED = (CANNOT_BUILD, CANNOT_TRAIN)
+OUTCOMES = (*FAILED, *BROKEN)
 _WIDTH = 99
 _EXAMPLES = 3  # kinds of a failure that are told
 
@@ -134,14 +135,17 @@ class Forecast:
         )
 
     @property
-    def broken_share(self) -> float:
-        """Share of representative configurations that run but cannot learn."""
-        runs = [
-            c.outcome in BROKEN
-            for c in self.representative
-            if c.outcome not in (CANNOT_BUILD, CANNOT_TRAIN)
-        ]
+    def running_share(self) -> float:
+        """Share of representative configurations that can be built and trained."""
+        runs = [c.outcome not in FAILED for c in self.representative]
         return sum(runs) / len(runs) if runs else 0.0
+
+    @property
+    def broken_share(self) -> float:
+        """Share of the representative configurations that run but cannot learn."""
+        runs = [c for c in self.representative if c.outcome not in FAILED]
+        broken = sum(c.outcome in BROKEN for c in runs)
+        return broken / len(runs) if runs else 0.0
 
     @property
     def search_hours(self) -> tuple[float, float, float] | None:
@@ -156,7 +160,7 @@ class Forecast:
         mean = statistics.fmean(times)
         spread = statistics.stdev(times) if len(times) > 1 else 0.0
         error = 2 * spread / math.sqrt(len(times))
-        hours = self.max_trials / 3600
+        hours = self.max_trials * self.running_share / 3600
         return mean * hours, max(0.0, mean - error) * hours, (mean + error) * hours
 
     @property
@@ -205,7 +209,7 @@ class Forecast:
             for outcome, number in self._counts().items()
         )
         return (
-            f"Preflight: {len(kinds)} configurations ({counted}) in "
+            f"Preflight: {_configurations(len(kinds))} ({counted}) in "
             f"{duration(self.seconds)}: {outcomes}."
         )
 
@@ -235,11 +239,12 @@ class Forecast:
         peaks = [c.peak_bytes for c in costs if c.peak_bytes is not None]
         if peaks:
             lines.append(f"process     {_range(peaks, _bytes)} at the peak")
-        kind = "random ones" if self.representative[0].kind == "random" else "all"
+        kind = "random" if self.representative[0].kind == "random" else "tried"
         title = (
-            f"A trial of {self.epochs} epochs (of the {len(costs)} {kind} that train"
+            f"A trial of {self.epochs} epochs: least, mean and most of "
+            f"{_configurations(len(costs), kind)} that train"
         )
-        return "\n".join([f"{title}; least, mean, most)", *_indented(lines)])
+        return "\n".join([title, *_indented(lines)])
 
     def _search(self) -> str:
         hours, saved = self.search_hours, self.saved_hours
@@ -271,7 +276,7 @@ class Forecast:
         drawn = "random" if self.representative[0].kind == "random" else "tried"
         measured = "training and of validation" if validated else "training"
         return (
-            f"This rests on {len(self.trial_seconds)} {drawn} configurations, the "
+            f"This rests on {_configurations(len(self.trial_seconds), drawn)}, the "
             f"median of their first steps of {measured} after tracing, {self.epochs} "
             f"epochs, and this machine being as busy as now. Not in it: "
             f"{'' if validated else 'validation, '}checkpoints, callbacks of your own, "
@@ -317,6 +322,11 @@ def _values(values: Mapping[str, Any]) -> str:
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in values.items()
     )
+
+
+def _configurations(number: int, kind: str = "") -> str:
+    one = "configuration" if number == 1 else "configurations"
+    return " ".join(filter(None, (str(number), kind, one)))
 
 
 def _indented(lines: Sequence[str]) -> list[str]:
