@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 # How likely chance may make a cut, for each one that is looked at.
@@ -22,7 +22,7 @@ class Narrower:
     Attributes:
         name: of the hyperparameter.
         line: the declaration to paste, such as `hp.Float("lr", 1e-5, 0.1)`.
-        because: what was seen beyond, such as "above 0.1: 4 of 4 not finite".
+        because: what was seen beyond, such as "above 0.1: 4 diverge, none trains".
     """
 
     name: str
@@ -39,6 +39,7 @@ class _Cut:
         name: of the hyperparameter.
         side: "above", "below" or "at".
         bound: the last value that is kept, or the value that is dropped.
+        failure: how all beyond it failed.
         members: positions of the configurations that are cut off.
     """
 
@@ -46,6 +47,7 @@ class _Cut:
     name: str
     side: str
     bound: Any
+    failure: str | None
     members: frozenset[int]
 
 
@@ -56,14 +58,15 @@ def narrower(
 ) -> tuple[Narrower, ...]:
     """The ranges to cut, the clearest first.
 
-    After the clearest cut the configurations beyond it are set aside, so that one
-    cause is not told twice.
+    Each way to fail is held against what trains, for different ones have different
+    causes. After the clearest cut the configurations beyond it are set aside, so that
+    one cause is not told twice.
 
     Args:
         space: of each hyperparameter its "class_name" and "config", as
             `HyperParameters.get_config` of KerasTuner gives them.
         values: of each configuration that was tried.
-        outcomes: of each configuration why it failed, or `None`.
+        outcomes: of each configuration how it failed, or `None`.
 
     Example:
         >>> space = [{"class_name": "Float", "config": {
@@ -72,10 +75,10 @@ def narrower(
         >>> rates = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 3.0, 5.0, 10.0]
         >>> outcomes = [None] * 4 + ["not finite"] * 4
         >>> print(narrower(space, [{"lr": rate} for rate in rates], outcomes)[0].line)
-        hp.Float("lr", 0.0001, 0.1, sampling="log")
+        hp.Float("lr", 0.0001, 0.316, sampling="log")
     """
     hyperparameters = {
-        each["config"]["name"]: each for each in space if not _is_fixed(each)
+        each["config"]["name"]: each for each in space if each["class_name"] != "Fixed"
     }
     left = set(range(len(values)))
     cuts: dict[str, list[_Cut]] = {}
@@ -84,33 +87,30 @@ def narrower(
             (
                 cut
                 for each in hyperparameters.values()
-                for cut in _cuts(each, values, outcomes, sorted(left))
+                for failure in {outcomes[i] for i in left} - {None}
+                for cut in _cuts(each, values, outcomes, failure, left)
             ),
-            key=lambda cut: (cut.chance, -len(cut.members)),
+            key=lambda cut: (cut.chance, cut.name, cut.side, str(cut.bound)),
             default=None,
         )
         if best is None or best.chance > SIGNIFICANCE:
             break
         cuts.setdefault(best.name, []).append(best)
         left -= best.members
-    return tuple(
-        _told(hyperparameters[name], found, outcomes) for name, found in cuts.items()
-    )
-
-
-def _is_fixed(hyperparameter: Mapping[str, Any]) -> bool:
-    return hyperparameter["class_name"] == "Fixed"
+    return tuple(_told(hyperparameters[name], found) for name, found in cuts.items())
 
 
 def _cuts(
     hyperparameter: Mapping[str, Any],
     values: Sequence[Mapping[str, Any]],
     outcomes: Sequence[str | None],
-    left: Sequence[int],
+    failure: str | None,
+    left: Iterable[int],
 ) -> Iterator[_Cut]:
     """What may be cut off one hyperparameter with no configuration that trains."""
-    name = hyperparameter["config"]["name"]
-    known = [i for i in left if name in values[i]]
+    config = hyperparameter["config"]
+    name = config["name"]
+    known = [i for i in left if name in values[i] and outcomes[i] in (None, failure)]
     failed = [i for i in known if outcomes[i] is not None]
     good = {values[i][name] for i in known if outcomes[i] is None}
     if not good or not failed:
@@ -131,32 +131,40 @@ def _cuts(
             chance = math.comb(len(failed), len(members)) / math.comb(
                 len(known), len(members)
             )
-            yield _Cut(chance, name, side, bound, frozenset(members))
+            beyond = [values[i][name] for i in members]
+            if side != "at":
+                nearest = min(beyond) if side == "above" else max(beyond)
+                bound = _between(hyperparameter, bound, nearest, side)
+            yield _Cut(chance, name, side, bound, failure, frozenset(members))
 
 
-def _told(
-    hyperparameter: Mapping[str, Any],
-    cuts: Sequence[_Cut],
-    outcomes: Sequence[str | None],
-) -> Narrower:
+def _between(
+    hyperparameter: Mapping[str, Any], good: float, bad: float, side: str
+) -> float:
+    """The middle of the last value that trains and the first that does not."""
+    in_ratio = hyperparameter["config"].get("sampling") == "log"
+    middle = math.sqrt(good * bad) if in_ratio else (good + bad) / 2
+    if hyperparameter["class_name"] == "Int":
+        return math.floor(middle) if side == "above" else math.ceil(middle)
+    return middle
+
+
+def _told(hyperparameter: Mapping[str, Any], cuts: Sequence[_Cut]) -> Narrower:
     config = dict(hyperparameter["config"])
     reasons = []
     for cut in cuts:
         if cut.side == "above":
-            config["max_value"] = cut.bound
+            config["max_value"] = min(config["max_value"], cut.bound)
         elif cut.side == "below":
-            config["min_value"] = cut.bound
+            config["min_value"] = max(config["min_value"], cut.bound)
         else:
-            kept = [v for v in config.get("values", (False, True)) if v != cut.bound]
-            config["values"] = kept
-        why = [str(outcomes[i]) for i in sorted(cut.members)]
-        seen = ", ".join(f"{why.count(w)} {w}" for w in dict.fromkeys(why))
+            values = config.get("values", (False, True))
+            config["values"] = [value for value in values if value != cut.bound]
         bound = f"{cut.bound:.3g}" if isinstance(cut.bound, float) else repr(cut.bound)
-        reasons.append(f"{cut.side} {bound} all {len(cut.members)} failed: {seen}")
-    name = config["name"]
-    return Narrower(
-        name, _line(hyperparameter["class_name"], config), "; ".join(reasons)
-    )
+        count = len(cut.members)
+        reasons.append(f"{cut.side} {bound}: {count} {cut.failure}, none trains")
+    line = _line(hyperparameter["class_name"], config)
+    return Narrower(config["name"], line, "; ".join(reasons))
 
 
 def _line(kind: str, config: Mapping[str, Any]) -> str:

@@ -93,4 +93,5 @@ def _values(
             name = hyperparameter.name
             value = choose(hyperparameter)
             chosen.values[name] = (given or {}).get(name, value)
-    return chosen.values
+    values: dict[str, Any] = chosen.values
+    return values

@@ -36,6 +36,14 @@ INDICATORS = (
     "HIGH_DROPOUT",
     "LINEAR_STACK",
 )
+# What is beyond a cut; a loss that explodes is soon not finite.
+_FAILURES = {
+    forecast.CANNOT_BUILD: "cannot be built",
+    forecast.CANNOT_TRAIN: "cannot be trained",
+    forecast.NOT_FINITE: "diverge",
+    forecast.EXPLODES: "diverge",
+    forecast.CONTRADICTORY: "cannot learn",
+}
 # Steps of a training, the first of which traces the graph.
 STEPS = 8
 
@@ -127,11 +135,12 @@ def preflight(
             late = time.monotonic() + mean > began + seconds
             if late or len(tried) == max_configurations:
                 break
-    outcomes = [None if c.outcome == forecast.TRAINS else c.outcome for c in tried]
     return Forecast(
         configurations=tuple(tried),
         ranges=narrower(
-            space.get_config()["space"], [c.values for c in tried], outcomes
+            space.get_config()["space"],
+            [c.values for c in tried],
+            [_FAILURES.get(c.outcome) for c in tried],
         ),
         epochs=epochs,
         max_trials=max_trials,

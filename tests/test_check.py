@@ -53,7 +53,7 @@ def test_a_search_is_checked_and_not_begun(
     kept.parent.mkdir(parents=True)
     kept.touch()
     path = script(tmp_path, MODEL, SEARCH)
-    command = ["check", str(path), "--seconds", "5", "--json", "found.json"]
+    command = ["check", str(path), "--json", "found.json"]
     command += ["--arguments", "33"]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
