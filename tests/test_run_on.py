@@ -96,7 +96,8 @@ def test_a_trial_that_is_run_on_equals_one_that_was_never_stopped(
     # And it is known to a search that is resumed.
     again = tuner(tmp_path, max_trials=1)
     assert facts(again, "0") == facts(made, "0")
-    assert again.get_best_models()[0].count_params() > 0
+    best, expected = (t.get_best_models()[0] for t in (again, whole[1]))
+    assert same(best.get_weights(), expected.get_weights())
 
 
 def test_without_a_seed_both_traces_are_kept(tmp_path: Any) -> None:
@@ -184,6 +185,21 @@ def test_an_interrupted_attempt_changes_nothing(tmp_path: Any) -> None:
         ktb.run_on(made, "0", **fit(Interrupt()))
     assert [(folder / name).read_bytes() for name in names] == before
     assert ktb.run_on(made, "0", **fit()).status == "COMPLETED"
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_weights_of_an_earlier_best_epoch_are_put_back(
+    wanted: bool, tmp_path: Any
+) -> None:
+    from kt_bttackler.appeal import _best_weights_kept
+
+    checkpoint = tmp_path / "checkpoint.weights.h5"
+    checkpoint.write_text("before")
+    with _best_weights_kept(tmp_path) as kept:
+        checkpoint.write_text("meanwhile")
+        kept.wanted = wanted
+    assert checkpoint.read_text() == ("before" if wanted else "meanwhile")
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
 
 
 SCRIPT = """

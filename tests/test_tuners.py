@@ -140,6 +140,7 @@ def test_the_arguments_are_those_of_kerastuner(
         "keep_checkpoints": 10,
         "lost_after": 120.0,
         "max_seconds": None,
+        "keep_stopped": 0,
     }
     tuner = ours(build_model, "val_loss", 10, directory=tmp_path, project_name="p")
     stock = theirs(build_model, "val_loss", 10, directory=tmp_path, project_name="q")

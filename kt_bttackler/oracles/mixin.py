@@ -147,7 +147,9 @@ class DiagnosedOracleMixin(ServedOracleMixin):
         trial = self.trials[trial_id]
         trial.metrics = type(trial.metrics)()
         self.update_trial(trial_id, metrics, step)
-        self.score_trial(trial)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+            self.score_trial(trial)
         trial.status, trial.message = TrialStatus.COMPLETED, message
         if not view.is_finite(trial.score):
             trial.status, trial.score = TrialStatus.STOPPED, None
