@@ -17,7 +17,7 @@ from kt_bttackler import files, user_script
 from kt_bttackler.cli import UsageError, at_least, check_target, quiet_loading
 
 EPILOG = """\
-exit codes: 0, 1 when no configuration trains, and those of `kt-bttackler --help`
+exit codes: 0, 1 when no configuration trains, 2 for a mistake
 
 examples:
   kt-bttackler check search.py

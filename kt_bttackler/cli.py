@@ -53,9 +53,9 @@ examples:
 
 exit codes:
   0    done
-  1    done, and the answer is no (see the help of the command)
   2    a mistake in the options or the files, told in one line
   130  interrupted by Ctrl+C
+others are told in the help of their command
 """
 
 

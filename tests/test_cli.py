@@ -106,6 +106,22 @@ def test_version_and_help_say_so(capsys):
         assert expected in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", [name for name, _, _ in cli.COMMANDS])
+def test_the_help_of_every_command_shows_an_example(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"\n  kt-bttackler {name}" in capsys.readouterr().out
+
+
+def test_help_is_fast_and_tells_the_exit_codes(tmp_path):
+    codes, loaded, printed, errors = in_fresh_process(tmp_path, ["--help"])
+    assert (codes, loaded, errors) == ([0], False, [])
+    for name, _, about in cli.COMMANDS:
+        assert any(line.strip().startswith(name) for line in printed), about
+    assert any(line.startswith("  130 ") for line in printed)
+
+
 def test_notes_while_loading_are_hidden_unless_loading_fails():
     program = (
         "import os\n"
