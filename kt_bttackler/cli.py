@@ -43,6 +43,16 @@ COMMANDS = (
         "kt_bttackler.run_on_command",
         "run a stopped trial to its planned end: you were wrong about this one",
     ),
+    (
+        "replay",
+        "kt_bttackler.replay_command",
+        "what diagnoses would have saved and cost on recorded searches",
+    ),
+    (
+        "calibrate",
+        "kt_bttackler.calibrate_command",
+        "tune thresholds on recorded searches, and prove what they may cost",
+    ),
 )
 MISTAKE, INTERRUPTED = 2, 130
 _EPILOG = """\

@@ -28,6 +28,8 @@ SCHEMA = 1
 # One epoch of a 1,000-layer model is below 2 MB; a longer line is not ours, nor is a
 # file of more than 500 such epochs.
 _MAX_LINE_BYTES, _MAX_BYTES = 16 * 2**20, 2**30
+# Where the seconds are kept among the scalars; no log has such a name.
+_SECONDS = "/seconds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +217,9 @@ class Trace:
     @property
     def seconds(self) -> np.ndarray:
         """Seconds since the training began at the end of each epoch, [T]."""
-        return np.array([record.seconds for record in self.records])
+        if _SECONDS not in self._scalars:
+            self._scalars[_SECONDS] = np.array([r.seconds for r in self._records])
+        return self._scalars[_SECONDS][: self._length]
 
     @property
     def moment(self) -> float:
