@@ -9,6 +9,7 @@ verdict = diagnosis(trace)          # Verdict or None
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -31,9 +32,11 @@ class Verdict:
         stop: the training should end.
         benign: it should end because nothing more is gained; its best score counts.
         epoch: n, from 1.
-        cause: id of the first finding to stop on, or `None` when `stop` is false.
+        cause: id of the first finding to stop on, or `None` when there is none.
         findings: all findings of the epoch, the grounds for stopping first.
         rule: name of the rule that decided.
+        amnesty: it would have been stopped, but is one of the trials that are left
+            running to learn what stopping costs; `stop` is false.
 
     Example:
         >>> from kt_bttackler.trace import Header, Record, Trace
@@ -49,6 +52,12 @@ class Verdict:
     cause: str | None
     findings: tuple[Finding, ...]
     rule: str
+    amnesty: bool = False
+
+    @property
+    def decided(self) -> bool:
+        """Whether the diagnosis said stop, heeded or not."""
+        return self.stop or self.amnesty
 
     def __str__(self) -> str:
         if not self.findings:
@@ -91,9 +100,15 @@ class Diagnosis:
             in which causes are reported.
         rule: decides when to stop; by default that of the preset, `AnyFinding` for
             indicators of your own.
+        amnesty: share of the trials of a search, in [0, 1), that are left running
+            although the diagnosis says stop. Which ones follows from their ids. The
+            verdicts are recorded, the trials end as if there were none, and
+            `calibration` learns from them what stopping costs. What AGV found stops
+            a trial all the same: a loss that is not finite stays so.
 
     Raises:
-        ValueError: an unknown preset or id, or two indicators with one id.
+        ValueError: an unknown preset or id, two indicators with one id, or a share
+            out of its range.
         TypeError: something that is no indicator or no rule.
 
     Example:
@@ -106,11 +121,14 @@ class Diagnosis:
 
     indicators: tuple[QualityIndicator, ...]
     rule: Rule
+    amnesty: float = 0.0
 
     def __init__(
         self,
         indicators: str | Iterable[QualityIndicator | str] = "conservative",
         rule: Rule | None = None,
+        *,
+        amnesty: float = 0.0,
     ) -> None:
         if isinstance(indicators, str):
             chosen, preset_rule = preset(indicators)
@@ -123,7 +141,10 @@ class Diagnosis:
         if not isinstance(rule, Rule):
             raise TypeError(f"`rule` must be a Rule instance, got {rule!r}.")
         object.__setattr__(self, "indicators", chosen)
+        if not 0 <= amnesty < 1:
+            raise ValueError(f"`amnesty` must be in [0, 1), got {amnesty}.")
         object.__setattr__(self, "rule", rule)
+        object.__setattr__(self, "amnesty", float(amnesty))
 
     @property
     def needs(self) -> frozenset[str]:
@@ -144,7 +165,8 @@ class Diagnosis:
             KeyError: there is no indicator of that id.
         """
         dropped = {self[indicator_id].id for indicator_id in indicator_ids}
-        return Diagnosis((i for i in self.indicators if i.id not in dropped), self.rule)
+        kept = (i for i in self.indicators if i.id not in dropped)
+        return Diagnosis(kept, self.rule, amnesty=self.amnesty)
 
     def replace(self, indicator_id: str, **changes: Any) -> Diagnosis:
         """The same diagnosis with other fields of one indicator.
@@ -155,8 +177,21 @@ class Diagnosis:
         """
         changed = dataclasses.replace(self[indicator_id], **changes)
         return Diagnosis(
-            (changed if i.id == indicator_id else i for i in self.indicators), self.rule
+            (changed if i.id == indicator_id else i for i in self.indicators),
+            self.rule,
+            amnesty=self.amnesty,
         )
+
+    def spares(self, trial_id: str | None) -> bool:
+        """Whether a trial is one of those that are left running (`amnesty`).
+
+        Args:
+            trial_id: KerasTuner's id; `None`, outside a search, is never spared.
+        """
+        if trial_id is None or not self.amnesty:
+            return False
+        digest = hashlib.sha256(f"amnesty/{trial_id}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") < self.amnesty * 2**64
 
     def findings(
         self,
@@ -246,13 +281,17 @@ class Diagnosis:
                 ),
             )
         )
+        hopeless = any(f.indicator == AbnormalGradientValues.id for f in grounds)
+        spared = bool(grounds) and not hopeless
+        spared = spared and self.spares(trace.header.trial_id)
         return Verdict(
-            stop=bool(grounds),
+            stop=bool(grounds) and not spared,
             benign=bool(grounds) and all(f.indicator in benign_ids for f in grounds),
             epoch=trace.epoch,
             cause=grounds[0].indicator if grounds else None,
             findings=grounds + tuple(f for f in findings[-1] if f not in grounds),
             rule=type(self.rule).__name__,
+            amnesty=spared,
         )
 
     def to_json(self) -> str:
@@ -261,6 +300,7 @@ class Diagnosis:
             {
                 "indicators": [catalog.to_config(i) for i in self.indicators],
                 "rule": catalog.to_config(self.rule),
+                "amnesty": self.amnesty,
             }
         )
 
@@ -278,7 +318,8 @@ class Diagnosis:
         try:
             content = files.loads(text)
             indicators = [catalog.from_config(item) for item in content["indicators"]]
-            return cls(indicators, catalog.from_config(content["rule"]))
+            rule = catalog.from_config(content["rule"])
+            return cls(indicators, rule, amnesty=content.get("amnesty", 0.0))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not a diagnosis: {error}") from error
 
@@ -293,6 +334,23 @@ class Diagnosis:
             return cls.from_json(pathlib.Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def standing(kept: Verdict | None, newer: Verdict | None) -> Verdict | None:
+    """Which of two verdicts on one training stands: the first that decided.
+
+    Before there is one, the newest finding stands; and the end of a trial that had
+    been spared.
+
+    Args:
+        kept: what stood so far.
+        newer: of a later epoch.
+    """
+    if newer is None or (kept is not None and kept.stop):
+        return kept
+    if kept is not None and kept.amnesty and not newer.stop:
+        return kept
+    return newer
 
 
 def _instances(

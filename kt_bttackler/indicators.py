@@ -136,6 +136,34 @@ class QualityIndicator:
         """
         raise NotImplementedError
 
+    def measure_all(self, trace: Trace) -> np.ndarray:
+        """`measure` of every prefix of `trace`, [T].
+
+        An indicator may compute them together, which is quicker; `check_indicator`
+        holds the two equal.
+
+        Args:
+            trace: all that is known of the training.
+        """
+        return np.array([self.measure(prefix) for prefix in trace.prefixes()])
+
+    def suspects(self, trace: Trace) -> np.ndarray:
+        """Where `measure` is beyond the limit, [T] of bool.
+
+        At no other epoch can the indicator be positive: a replay asks it at these.
+
+        Args:
+            trace: all that is known of the training.
+        """
+        values = self.measure_all(trace)
+        return np.array(
+            [
+                self._beyond(float(value), self.limit(prefix))
+                for value, prefix in zip(values, trace.prefixes(), strict=True)
+            ],
+            dtype=bool,
+        )
+
     def applies(self, trace: Trace) -> bool:
         """Whether the last epoch of `trace` is one at which to judge.
 

@@ -12,6 +12,7 @@ ProtectTop(Patience(AnyFinding(), epochs=2), fraction=0.1)
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -30,6 +31,14 @@ class Rule:
     def lookback(self) -> int:
         """How many of the last epochs' findings the rule reads."""
         return 1
+
+    @property
+    def needs_findings(self) -> bool:
+        """Whether it stops at no epoch at which no indicator is positive.
+
+        A replay need not ask such a rule at these.
+        """
+        return False
 
     def __call__(
         self, findings: Sequence[Findings], trace: Trace, peers: Iterable[Trace] = ()
@@ -58,6 +67,11 @@ class AnyFinding(Rule):
         ['PLC']
     """
 
+    @property
+    def needs_findings(self) -> bool:
+        """Always."""
+        return True
+
     def __call__(
         self, findings: Sequence[Findings], trace: Trace, peers: Iterable[Trace] = ()
     ) -> Findings:
@@ -75,6 +89,11 @@ class NeverStop(Rule):
         >>> NeverStop()([(finding,)], Trace(Header()))
         ()
     """
+
+    @property
+    def needs_findings(self) -> bool:
+        """Always."""
+        return True
 
     def __call__(
         self, findings: Sequence[Findings], trace: Trace, peers: Iterable[Trace] = ()
@@ -114,6 +133,11 @@ class Patience(Rule):
     def lookback(self) -> int:
         """That of the wrapped rule, and the epochs of patience before it."""
         return self.rule.lookback + self.epochs - 1
+
+    @property
+    def needs_findings(self) -> bool:
+        """Whether the wrapped rule does."""
+        return self.rule.needs_findings
 
     def __call__(
         self, findings: Sequence[Findings], trace: Trace, peers: Iterable[Trace] = ()
@@ -178,6 +202,11 @@ class ProtectTop(Rule):
         """That of the wrapped rule."""
         return self.rule.lookback
 
+    @property
+    def needs_findings(self) -> bool:
+        """Whether the wrapped rule does."""
+        return self.rule.needs_findings
+
     def __call__(
         self, findings: Sequence[Findings], trace: Trace, peers: Iterable[Trace] = ()
     ) -> Findings:
@@ -241,6 +270,11 @@ class AnyOf(_Several):
         1
     """
 
+    @property
+    def needs_findings(self) -> bool:
+        """Whether all of the wrapped rules do."""
+        return all(rule.needs_findings for rule in self.rules)
+
     def __call__(
         self, findings: Sequence[Findings], trace: Trace, peers: Iterable[Trace] = ()
     ) -> Findings:
@@ -266,6 +300,11 @@ class AllOf(_Several):
         0
     """
 
+    @property
+    def needs_findings(self) -> bool:
+        """Whether one of the wrapped rules does."""
+        return any(rule.needs_findings for rule in self.rules)
+
     def __call__(
         self, findings: Sequence[Findings], trace: Trace, peers: Iterable[Trace] = ()
     ) -> Findings:
@@ -282,8 +321,7 @@ def _losses_at(epoch: int, moment: float, peers: Sequence[Trace]) -> np.ndarray:
     """Finite training losses that peers had recorded at `epoch` by `moment`."""
     known = []
     for peer in peers:
-        for record in peer.records:
-            if record.epoch == epoch and peer.header.started + record.seconds <= moment:
-                known.append(record.scalars.get("loss", np.nan))
-                break
-    return np.array([loss for loss in known if np.isfinite(loss)])
+        record = peer.at(epoch)
+        if record is not None and peer.header.started + record.seconds <= moment:
+            known.append(record.scalars.get("loss", math.nan))
+    return np.array([loss for loss in known if math.isfinite(loss)])

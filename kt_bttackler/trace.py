@@ -188,6 +188,14 @@ class Trace:
         """The record of the last epoch."""
         return self._records[self._length - 1] if self._length else None
 
+    def at(self, epoch: int) -> Record | None:
+        """The record of an absolute epoch, or `None`."""
+        # Epochs follow one another, unless something was lost.
+        position = epoch - self.header.initial_epoch - 1
+        if 0 <= position < self._length and self._records[position].epoch == epoch:
+            return self._records[position]
+        return next((record for record in self.records if record.epoch == epoch), None)
+
     @property
     def epoch(self) -> int:
         """n, the last recorded epoch (absolute, from 1); 0 when there is none."""
@@ -252,6 +260,18 @@ class Trace:
         view._length = length
         view._scalars = self._scalars
         view._tables = self._tables
+        return view
+
+    def with_header(self, header: Header) -> Trace:
+        """The same records, shared, under another header of the same model.
+
+        Args:
+            header: such as one with another `started`; variables and activation
+                layers must be those of this trace.
+        """
+        view = self.prefix(self._length)
+        view.header = header
+        view.end = self.end
         return view
 
     def prefixes(self) -> Iterator[Trace]:

@@ -14,7 +14,7 @@ import keras
 
 from kt_bttackler import channel, context, files
 from kt_bttackler.callers import callers
-from kt_bttackler.diagnosis import Diagnosis, Verdict
+from kt_bttackler.diagnosis import Diagnosis, Verdict, standing
 from kt_bttackler.fuses import Fuses, warn
 from kt_bttackler.indicators import Finding, QualityIndicator
 from kt_bttackler.recorder import Recorder
@@ -195,7 +195,7 @@ class WatchedTraining:
         self.fuses("trace file", self._write_record, record)
         self._findings.append(self._findings_of(self.trace))
         verdict = self._judge(self._findings, self.trace)
-        if verdict is not None and not (self.verdict and self.verdict.stop):
+        if verdict is not None and standing(self.verdict, verdict) is verdict:
             self.verdict = verdict
             self.fuses("verdict file", self._write_verdict, verdict)
             if verdict.stop and self._settings.stop:

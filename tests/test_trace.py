@@ -190,7 +190,7 @@ PURE = [
     "files", "trace", "indicators", "gradient_indicators", "loss_indicators",
     "activation_indicators", "upstream", "rules", "diagnosis", "channel", "context",
     "stats", "study", "report", "results", "testing",
-    "peer_rules", "median_stopping", "learning_curves", "extrapolation", "curve_families",
+    "replay", "measures", "peer_rules", "median_stopping", "learning_curves", "extrapolation", "curve_families",
 ]  # fmt: skip
 
 
