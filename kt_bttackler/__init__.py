@@ -64,7 +64,7 @@ _MODULES = {
     "upgrading": ("diagnose",),
     "results": ("diagnosis_of", "summary", "trials_dataframe"),
 }
-_SUBMODULES = ("measures", "oracles", "replay", "testing")
+_SUBMODULES = ("calibration", "measures", "oracles", "replay", "testing")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted([*_HOME, *_SUBMODULES])

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from kt_bttackler.course import learned
-from kt_bttackler.gradient_indicators import layer_gradients
+from kt_bttackler.gradient_indicators import layer_gradient_table, layer_gradients
 from kt_bttackler.indicators import QualityIndicator
 from kt_bttackler.trace import Trace
 
@@ -92,24 +92,45 @@ class LowActivationRatio(ProbeIndicator):
         shares = shares[~np.isnan(shares)]
         return float(np.median(shares)) if len(shares) else math.nan
 
+    def measure_all(self, trace: Trace) -> np.ndarray:
+        """`measure` of every prefix, [T]."""
+        if _unprobed(trace):
+            rows = layer_gradient_table(trace, "step_gradient/zero_ratio")
+        else:
+            rows = trace.table("activation/constant_ratio")
+        rows = np.where(self._excluded(trace), np.nan, rows)
+        values = np.full(len(trace), math.nan)
+        missing = np.isnan(rows)
+        whole, known = ~missing.any(axis=1), ~missing.all(axis=1)
+        if rows.shape[1] and whole.any():
+            values[whole] = np.median(rows[whole], axis=1)
+        for k in np.flatnonzero(known & ~whole):
+            values[k] = np.median(rows[k][~missing[k]])
+        return values
+
     def layer(self, trace: Trace) -> str | None:
         """The layer with most inactive units."""
         shares = self._shares(trace)
         if not len(shares) or np.all(np.isnan(shares)):
             return None
-        names = trace.header.layers if _unprobed(trace) else trace.header.activations
-        return names[int(np.nanargmax(shares))]
+        return _names(trace)[int(np.nanargmax(shares))]
 
     def _shares(self, trace: Trace) -> np.ndarray:
         if _unprobed(trace):
-            names = trace.header.layers
             shares = layer_gradients(trace, "step_gradient/zero_ratio")
         else:
-            names = trace.header.activations
             table = trace.table("activation/constant_ratio")
             shares = table[-1] if len(table) else np.zeros(0)
-        excluded = np.array([name in self.exclude for name in names], bool)
-        return np.where(excluded, np.nan, shares) if len(shares) else shares
+        if not len(shares):
+            return shares
+        return np.where(self._excluded(trace), np.nan, shares)
+
+    def _excluded(self, trace: Trace) -> np.ndarray:
+        return np.array([name in self.exclude for name in _names(trace)], bool)
+
+
+def _names(trace: Trace) -> tuple[str, ...]:
+    return trace.header.layers if _unprobed(trace) else trace.header.activations
 
 
 def _unprobed(trace: Trace) -> bool:

@@ -26,6 +26,16 @@ COMMANDS = (
         "kt_bttackler.report_command",
         "show what a search has come to, as text, HTML, Markdown, CSV or JSON",
     ),
+    (
+        "replay",
+        "kt_bttackler.replay_command",
+        "what diagnoses would have saved and cost on recorded searches",
+    ),
+    (
+        "calibrate",
+        "kt_bttackler.calibrate_command",
+        "tune thresholds on recorded searches, and prove what they may cost",
+    ),
 )
 MISTAKE, INTERRUPTED = 2, 130
 

@@ -73,9 +73,23 @@ class AbnormalGradientValues(QualityIndicator):
         gradients = gradients[np.isfinite(gradients)]
         if not len(gradients):
             return math.nan
-        first = losses(trace)[0]
-        unit = max(1.0, abs(first)) if math.isfinite(first) else 1.0
-        return float(np.max(gradients) / unit)
+        return float(np.max(gradients) / _unit(trace))
+
+    def measure_all(self, trace: Trace) -> np.ndarray:
+        """`measure` of every prefix, [T]."""
+        gradients = layer_gradient_table(trace, "step_gradient/abs_mean_median")
+        values = np.full(len(trace), math.nan)
+        if gradients.size and not trace.header.gradients_clipped:
+            known = np.where(np.isfinite(gradients), gradients, -math.inf).max(axis=1)
+            values = np.where(known > -math.inf, known / _unit(trace), math.nan)
+        finite = trace.table("step_gradient/finite")
+        if finite.size and not trace.header.gradients_clipped:
+            values[(finite < _least_finite(trace)).any(axis=1)] = math.inf
+        for name in ("loss", "val_loss"):
+            for position, record in enumerate(trace.records):
+                if not math.isfinite(record.scalars.get(name, 0.0)):
+                    values[position] = math.inf
+        return values
 
     def layer(self, trace: Trace) -> str | None:
         """Owner of the first non-finite gradient, else of the largest."""
@@ -95,8 +109,7 @@ class AbnormalGradientValues(QualityIndicator):
         # Clipping makes an infinite gradient finite; one that breaks shows in the loss.
         if not len(finite) or trace.header.gradients_clipped:
             return None
-        # `finite` is the share of the sampled steps whose gradient was finite.
-        broken = finite[-1] < (0.5 if trace.header.loss_scaled else 1.0)
+        broken = finite[-1] < _least_finite(trace)
         owners = trace.header.variable_layers
         return owners[int(np.argmax(broken))] if broken.any() else None
 
@@ -119,6 +132,30 @@ class _GradientRatio(QualityIndicator):
     def applies(self, trace: Trace) -> bool:
         """In the early stage, unless the loss has fallen by `progress_guard`."""
         return super().applies(trace) and not learned(trace, self.progress_guard)
+
+    def _median_ratios(self, trace: Trace, *, upper: bool) -> np.ndarray:
+        """`_median_ratio` of every prefix, [T]."""
+        gradients = layer_gradient_table(trace, "step_gradient/abs_mean")
+        layers = trace.header.layers
+        edges = np.array(
+            [
+                edge
+                for edge in trace.header.edges
+                if not any(layers[end] in self.exclude for end in edge)
+            ],
+            dtype=int,
+        ).reshape(-1, 2)
+        if not gradients.size or len(edges) < 2:
+            return np.full(len(trace), math.nan)
+        earlier, later = gradients[:, edges[:, 0]], gradients[:, edges[:, 1]]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.sort(earlier / later, axis=1)  # nan, of 0 / 0, comes last
+        usable = np.sum(~np.isnan(ratios), axis=1)
+        middle = usable // 2 if upper else (usable - 1) // 2
+        rows = np.arange(len(ratios))
+        medians = ratios[rows, np.clip(middle, 0, len(edges) - 1)]
+        known = np.isfinite(gradients).all(axis=1) & (usable >= 2)
+        return np.where(known, medians, math.nan)
 
     def _median_ratio(self, trace: Trace, *, upper: bool) -> float:
         gradients = layer_gradients(trace, "step_gradient/abs_mean")
@@ -185,6 +222,10 @@ class ExponentiallyAmplifiedGradients(_GradientRatio):
         """Median ratio of adjacent layers, the lower of two middle values."""
         return self._median_ratio(trace, upper=False)
 
+    def measure_all(self, trace: Trace) -> np.ndarray:
+        """`measure` of every prefix, [T]."""
+        return self._median_ratios(trace, upper=False)
+
     def layer(self, trace: Trace) -> str | None:
         """The layer with the largest gradient."""
         return extreme_layer(
@@ -242,6 +283,12 @@ class ExponentiallyReducedGradients(_GradientRatio):
             return 0.0
         return self._median_ratio(trace, upper=True)
 
+    def measure_all(self, trace: Trace) -> np.ndarray:
+        """`measure` of every prefix, [T]."""
+        gradients = layer_gradient_table(trace, "step_gradient/abs_mean")
+        dead = self._dead_flows(trace, gradients)
+        return np.where(dead, 0.0, self._median_ratios(trace, upper=True))
+
     def layer(self, trace: Trace) -> str | None:
         """The layer with the smallest gradient."""
         return extreme_layer(
@@ -254,17 +301,20 @@ class ExponentiallyReducedGradients(_GradientRatio):
         return "gradient flow" if value == 0 else cls.quantity
 
     def _dead_flow(self, trace: Trace) -> bool:
-        header = trace.header
         gradients = layer_gradients(trace, "step_gradient/abs_mean")
+        return bool(self._dead_flows(trace, gradients[None])[0])
+
+    def _dead_flows(self, trace: Trace, gradients: np.ndarray) -> np.ndarray:
+        """Whether the flow is dead in each row of `gradients`, [T, L]."""
+        header = trace.header
         kept = np.array([name not in self.exclude for name in header.layers], bool)
-        if not kept.any() or not len(gradients):
-            return False
-        if not np.all(np.isfinite(gradients[kept])):
-            return False
+        if not kept.any() or not gradients.size:
+            return np.zeros(len(gradients), bool)
         dead = gradients == 0
         first = kept.copy()
         first[[v for u, v in header.edges if kept[u]]] = False
-        return bool(np.all(dead[first]) or np.mean(dead[kept]) >= 0.5)
+        quiet = dead[:, first].all(axis=1) | (dead[:, kept].mean(axis=1) >= 0.5)
+        return np.asarray(np.isfinite(gradients[:, kept]).all(axis=1) & quiet)
 
 
 def layer_gradients(trace: Trace, name: str) -> np.ndarray:
@@ -272,12 +322,26 @@ def layer_gradients(trace: Trace, name: str) -> np.ndarray:
     table = trace.table(name)
     if not len(table) or not trace.header.layers:
         return np.zeros(0)
-    row, shares = table[-1], trace.header.kernel_shares
+    return np.asarray(_per_layer(trace, table[-1:])[0])
+
+
+def layer_gradient_table(trace: Trace, name: str) -> np.ndarray:
+    """`layer_gradients` at every epoch, [T, L]; [T, 0] without layers."""
+    if not trace.header.layers:
+        return np.zeros((len(trace), 0))
+    return _per_layer(trace, trace.table(name))
+
+
+def _per_layer(trace: Trace, rows: np.ndarray) -> np.ndarray:
+    """Means over the kernels of each layer, [T, L], of rows of variables, [T, V]."""
+    shares = trace.header.kernel_shares
     # A variable of another layer must not spread its nan: 0 * nan is nan.
-    owned = shares > 0
-    unknown = (np.isnan(row)[:, None] & owned).any(axis=0)
-    values = np.where(np.isnan(row), 0.0, row) @ shares
-    return np.where(unknown, np.nan, values)
+    missing = np.isnan(rows)
+    values = np.where(missing, 0.0, rows) @ shares
+    if missing.any():
+        unknown = missing.astype(float) @ (shares > 0) > 0
+        values = np.where(unknown, np.nan, values)
+    return np.asarray(values)
 
 
 def extreme_layer(
@@ -294,6 +358,17 @@ def extreme_layer(
     if not len(values) or np.all(np.isnan(values)):
         return None
     return trace.header.layers[int(argument(values))]
+
+
+def _unit(trace: Trace) -> float:
+    """max(1, |first loss|), 1 where that is unknown."""
+    first = losses(trace)[0]
+    return max(1.0, abs(float(first))) if math.isfinite(first) else 1.0
+
+
+def _least_finite(trace: Trace) -> float:
+    """Share of the sampled steps that must have a finite gradient."""
+    return 0.5 if trace.header.loss_scaled else 1.0
 
 
 def _losses_finite(trace: Trace) -> bool:

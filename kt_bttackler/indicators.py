@@ -151,15 +151,22 @@ class QualityIndicator:
         """Where `measure` is beyond the limit, [T] of bool.
 
         At no other epoch can the indicator be positive: a replay asks it at these.
+        Where rounding may decide, it is asked, too.
 
         Args:
             trace: all that is known of the training.
         """
-        values = self.measure_all(trace)
+        if type(self).measure_all is QualityIndicator.measure_all:
+            return np.ones(len(trace), bool)  # asking measures one by one, too
+        values = self.measure_all(trace).tolist()
+        if type(self).limit is QualityIndicator.limit:
+            limits = [self.threshold] * len(trace)
+        else:
+            limits = [self.limit(prefix) for prefix in trace.prefixes()]
         return np.array(
             [
-                self._beyond(float(value), self.limit(prefix))
-                for value, prefix in zip(values, trace.prefixes(), strict=True)
+                self._beyond(value, limit) or math.isclose(value, limit)
+                for value, limit in zip(values, limits, strict=True)
             ],
             dtype=bool,
         )

@@ -107,13 +107,28 @@ class PassiveLossChanges(QualityIndicator):
 
     def measure(self, trace: Trace) -> float:
         """Mean |change| per D, or median per |l0|; `nan` before two changes."""
-        values = self._values(trace)
+        return self._change(self._values(trace), trace.max_epochs)
+
+    def measure_all(self, trace: Trace) -> np.ndarray:
+        """`measure` of every prefix, [T]."""
+        known = losses(trace)
+        if warmup_epochs(trace) or trace.header.planned_learning_rates:
+            return super().measure_all(trace)  # each prefix has a warm-up of its own
+        start = int(np.isnan(known[:1]).any())
+        return np.array(
+            [
+                self._change(known[start : n + 1], trace.max_epochs)
+                for n in range(1, len(known))
+            ]
+        )
+
+    def _change(self, values: np.ndarray, max_epochs: int | None) -> float:
         if len(values) < 3 or not np.all(np.isfinite(values)):
             return math.nan
         if self.gap == "mean":
             scale, gap = loss_scale(values), float(np.mean(np.abs(np.diff(values))))
         else:
-            steps = values[:: -settling_epochs(trace.max_epochs)]
+            steps = values[:: -settling_epochs(max_epochs)]
             if len(steps) < 3:
                 return math.nan
             scale, gap = abs(values[0]), float(np.median(np.abs(np.diff(steps))))
@@ -202,7 +217,31 @@ class UnexpectedLossChanges(QualityIndicator):
         scale = max(float(np.mean(np.abs(window))), 0.1 * loss_scale(losses(trace)))
         if scale < NEGLIGIBLE_LOSS:
             return math.nan
-        slope = float(np.polyfit(np.arange(len(window)), window, 1)[0])
+        return self._spread(window, scale)
+
+    def measure_all(self, trace: Trace) -> np.ndarray:
+        """`measure` of every prefix, [T]."""
+        values = np.full(len(trace), math.nan)
+        if trace.max_epochs is None or trace.header.initial_epoch > 0:
+            return values
+        length = window_epochs(trace.max_epochs)
+        curve, known = trace.scalar("loss"), losses(trace)
+        rose = np.diff(trace.scalar("learning_rate")) > 0
+        for n in range(length, len(trace) + 1):
+            window = curve[n - length : n]
+            if not np.isfinite(window).all() or rose[n - length : n - 1].any():
+                continue
+            mean = float(np.mean(np.abs(window)))
+            scale = max(mean, 0.1 * loss_scale(known[: n + 1]))
+            if scale >= NEGLIGIBLE_LOSS:
+                values[n - 1] = self._spread(window, scale)
+        return values
+
+    def _spread(self, window: np.ndarray, scale: float) -> float:
+        """Spread per scale of a window that rises, else 0."""
+        # The slope of the line of least squares.
+        places = np.arange(len(window)) - (len(window) - 1) / 2
+        slope = float(np.dot(places, window) / np.dot(places, places))
         if slope * (len(window) - 1) / scale < self.rise:
             return 0.0
         return float(np.std(window)) / scale
@@ -262,6 +301,30 @@ class NoMoreGain(QualityIndicator):
                 return 0.0
         newest_best = len(values) - 1 - int(np.argmin(values[::-1]))
         return (len(values) - 1 - newest_best) / len(window)
+
+    def measure_all(self, trace: Trace) -> np.ndarray:
+        """`measure` of every prefix, [T]."""
+        ages = np.full(len(trace), math.nan)
+        if trace.max_epochs is None:
+            return ages
+        length = window_epochs(trace.max_epochs)
+        values = trace.scalar("loss")
+        known = np.logical_and.accumulate(np.isfinite(values))
+        best = np.minimum.accumulate(values)
+        places = np.arange(len(values))
+        newest = np.maximum.accumulate(np.where(values == best, places, 0))
+        ages = np.where(known, (places - newest) / length, math.nan)
+        if self.require_objective:
+            sign = -1.0 if trace.header.direction == "max" else 1.0
+            goals = sign * trace.scalar("objective")
+            ages[~np.logical_and.accumulate(np.isfinite(goals))] = math.nan
+            lowest = np.minimum.accumulate(goals)
+            # Falling since the window began is having gained within it.
+            gained = np.zeros(len(goals), bool)
+            gained[length:] = lowest[length:] < lowest[:-length]
+            ages[gained & ~np.isnan(ages)] = 0.0
+        ages[:length] = math.nan
+        return ages
 
     def _beyond(self, value: float, limit: float) -> bool:
         return value >= limit  # the age is a whole number of epochs

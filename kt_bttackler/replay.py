@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 import heapq
 import itertools
 import math
@@ -160,6 +161,13 @@ class Recording:
         found = [findings_of(diagnosis, trace) for trace in self.traces]
         self._found.append((diagnosis.indicators, found))
         return found
+
+    def completed(self) -> Recording:
+        """The recording without the trials that were cut short."""
+        if self.complete.all():
+            return self
+        whole = (t for t, c in zip(self.traces, self.complete, strict=True) if c)
+        return Recording(whole, self.name)
 
     def full_scores(self, score: Scoring = "live") -> np.ndarray:
         """Score of each trial that ran to its end, [N]; `nan` where unknown.
@@ -331,15 +339,16 @@ class _Running:
         """What it had recorded at a moment."""
         if moment < self.ends[self.length - 1]:
             return self.trace.prefix(bisect.bisect_right(self.ends, moment))
-        if self.length == len(self.trace) and not self._stopped:
+        return self._final
+
+    @functools.cached_property
+    def _final(self) -> Trace:
+        """What it had recorded when it had ended."""
+        if self.verdict is None or not self.verdict.stop:
             return self.trace
         view = self.trace.prefix(self.length)
         view.end = "stopped"
         return view
-
-    @property
-    def _stopped(self) -> bool:
-        return self.verdict is not None and self.verdict.stop
 
     def outcome(self, complete: bool) -> Outcome:
         if self.verdict is not None and self.verdict.stop:

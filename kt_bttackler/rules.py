@@ -220,13 +220,19 @@ class ProtectTop(Rule):
         return grounds
 
     def _protected(self, trace: Trace, peers: Sequence[Trace]) -> bool:
-        for record in trace.records:
-            loss = record.scalars.get("loss", np.nan)
-            moment = trace.header.started + record.seconds
-            known = _losses_at(record.epoch, moment, peers)
-            if np.isfinite(loss) and len(known) >= self.min_peers:
-                if loss <= np.percentile(known, 100 * self.fraction):
-                    return True
+        losses, moments = _beside(trace, peers)
+        own, ends = trace.scalar("loss"), trace.header.started + trace.seconds
+        for k in range(len(trace)):
+            seen = (moments[:, k] <= ends[k]) & np.isfinite(losses[:, k])
+            known = losses[seen, k]
+            if not math.isfinite(own[k]) or len(known) < self.min_peers:
+                continue
+            # Cheaper than a percentile: too many are better for it to be reached.
+            last = math.ceil(self.fraction * (len(known) - 1))
+            if np.sum(known < own[k]) > last:
+                continue
+            if own[k] <= np.percentile(known, 100 * self.fraction):
+                return True
         return False
 
 
@@ -317,11 +323,29 @@ def _each_once(held: Iterable[Findings]) -> Findings:
     return tuple(dict.fromkeys(finding for grounds in held for finding in grounds))
 
 
-def _losses_at(epoch: int, moment: float, peers: Sequence[Trace]) -> np.ndarray:
-    """Finite training losses that peers had recorded at `epoch` by `moment`."""
-    known = []
-    for peer in peers:
-        record = peer.at(epoch)
-        if record is not None and peer.header.started + record.seconds <= moment:
-            known.append(record.scalars.get("loss", math.nan))
-    return np.array([loss for loss in known if math.isfinite(loss)])
+def _beside(trace: Trace, peers: Sequence[Trace]) -> tuple[np.ndarray, np.ndarray]:
+    """Training losses of peers at the epochs of a trace, and when they were known.
+
+    Returns:
+        Losses and Unix times, [P, T] each; `nan` where a peer has no such epoch.
+    """
+    losses = np.full((len(peers), len(trace)), np.nan)
+    moments = np.full((len(peers), len(trace)), np.nan)
+    epochs = [record.epoch for record in trace.records]
+    for row, peer in enumerate(peers):
+        first = peer.header.initial_epoch + 1
+        if epochs[:1] == [first] and peer.epoch == peer.header.initial_epoch + len(
+            peer
+        ):
+            # The usual case: epochs follow one another, from the same one on.
+            length = min(len(peer), len(trace))
+            if epochs[length - 1 : length] == [first + length - 1]:
+                losses[row, :length] = peer.scalar("loss")[:length]
+                moments[row, :length] = peer.header.started + peer.seconds[:length]
+                continue
+        for column, epoch in enumerate(epochs):
+            record = peer.at(epoch)
+            if record is not None:
+                losses[row, column] = record.scalars.get("loss", math.nan)
+                moments[row, column] = peer.header.started + record.seconds
+    return losses, moments

@@ -171,15 +171,16 @@ class Study:
             "trials": [dataclasses.asdict(trial) for trial in self.trials],
             "totals": self.totals(),
         }
-        content: dict[str, Any] = _without_non_finite(facts)
+        content: dict[str, Any] = without_non_finite(facts)
         return content
 
 
-def _without_non_finite(content: Any) -> Any:
+def without_non_finite(content: Any) -> Any:
+    """The content for a program: numbers that are not finite are null."""
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, Mapping):
-        return {str(key): _without_non_finite(item) for key, item in content.items()}
+        return {str(key): without_non_finite(item) for key, item in content.items()}
     if isinstance(content, list | tuple):
-        return [_without_non_finite(item) for item in content]
+        return [without_non_finite(item) for item in content]
     return content

@@ -14,6 +14,7 @@ import copy
 import dataclasses
 import math
 import pickle
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -34,7 +35,7 @@ def check_indicator(
     the same answer and stays as it was; it judges by the statistics it declares and by
     nothing that comes later; it never fires on an empty trace, nor, unless it judges
     every epoch, at the last planned one; it fires on what is sick and not on what is
-    healthy.
+    healthy; `measure_all` is `measure` of every prefix.
 
     Args:
         indicator: an instance.
@@ -64,6 +65,11 @@ def check_indicator(
             assert fired[:length] == _fired(indicator, _cut(trace, length)), (
                 f"{name} looks ahead of epoch {length}"
             )
+        together, alone_values = _measured(indicator, trace)
+        assert len(together) == len(alone_values), f"{name} measures too little"
+        assert all(map(same_number, together, alone_values)), (
+            f"{name} measures {together} together and {alone_values} one by one"
+        )
         bare = _only(trace, indicator.needs)
         assert fired == _fired(indicator, bare), f"{name} needs more than it declares"
     for trace in sick:
@@ -141,6 +147,17 @@ def check_oracle(make_oracle: Callable[..., Any]) -> None:
 
 def _fired(indicator: QualityIndicator, trace: Trace) -> list[Finding | None]:
     return [indicator(prefix) for prefix in trace.prefixes()]
+
+
+def _measured(
+    indicator: QualityIndicator, trace: Trace
+) -> tuple[list[float], list[float]]:
+    """Measures of the prefixes, together and one by one, on traces of their own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where it would not judge
+        together = indicator.measure_all(_cut(trace, len(trace)))
+        one_by_one = [indicator.measure(prefix) for prefix in trace.prefixes()]
+    return [float(value) for value in together], one_by_one
 
 
 def _cut(trace: Trace, length: int) -> Trace:

@@ -27,6 +27,8 @@ from kt_bttackler import files
 SCHEMA = 1
 # One epoch of a 1,000-layer model is below 2 MB; a longer line is not ours.
 _MAX_LINE_BYTES = 16 * 2**20
+# Where the seconds are kept among the scalars; no log has such a name.
+_SECONDS = "/seconds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +216,9 @@ class Trace:
     @property
     def seconds(self) -> np.ndarray:
         """Seconds since the training began at the end of each epoch, [T]."""
-        return np.array([record.seconds for record in self.records])
+        if _SECONDS not in self._scalars:
+            self._scalars[_SECONDS] = np.array([r.seconds for r in self._records])
+        return self._scalars[_SECONDS][: self._length]
 
     @property
     def moment(self) -> float:

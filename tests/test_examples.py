@@ -17,6 +17,11 @@ PRINTED = {
     "02_search_with_diagnosis": ["STOPPED", "Best: trial"],
     "03_write_an_indicator": ["VLB at epoch "],
     "04_learn_an_indicator": ["area under the ROC curve", "LEARNED at epoch 3"],
+    "05_record_and_replay": [
+        "of the best 10 % stopped",
+        "(A/A)",
+        "1 top trials stand behind the bound",
+    ],
 }
 
 
@@ -46,6 +51,7 @@ def test_example_runs(path, tmp_path):
         "arms.py --trials 2 --epochs 2 --rows 100",
         "overhead.py --smoke --models tabular",
         "oracles.py --smoke",
+        "replay.py --smoke",
     ],
 )
 def test_benchmark_runs(command, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import specimens
 
 from kt_bttackler import files
+from kt_bttackler.diagnosis import Diagnosis
 from kt_bttackler.trace import (
     Header,
     Record,
@@ -190,7 +191,8 @@ PURE = [
     "files", "trace", "indicators", "gradient_indicators", "loss_indicators",
     "activation_indicators", "upstream", "rules", "diagnosis", "channel", "context",
     "stats", "study", "report", "results", "testing",
-    "replay", "measures", "peer_rules", "median_stopping", "learning_curves", "extrapolation", "curve_families",
+    "replay", "measures", "comparison", "comparison_text", "sweeping", "calibration",
+    "spared", "replay_command", "calibrate_command", "peer_rules", "median_stopping", "learning_curves", "extrapolation", "curve_families",
 ]  # fmt: skip
 
 
@@ -204,3 +206,37 @@ def test_facts_and_judgements_never_import_tensorflow():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_trial_of_a_deep_model_stays_below_a_megabyte(tmp_path):
+    """50 layers with kernel and bias, an activation each, 20 epochs: all the default
+    diagnosis asks for, with numbers of full length."""
+    draw = np.random.default_rng(1)
+    head = specimens.header(
+        layers=50,
+        trial_id="0007",
+        objective="val_accuracy",
+        hyperparameters={f"hyperparameter_{k}": 0.1 * k for k in range(13)},
+        planned_learning_rates=tuple(draw.random(21)),
+        activations=tuple(f"dense_{k}" for k in range(50)),
+    )
+    needed = {name for name in Diagnosis().needs if "/" in name}
+    assert len(needed) == 5
+    writer = TraceWriter(tmp_path / "trace-0.jsonl", head)
+    for n in range(1, 21):
+        columns = {
+            name: tuple(draw.lognormal(-7, 3, 50 if "activation" in name else 100))
+            for name in needed
+        }
+        scalars = {
+            name: float(draw.lognormal())
+            for name in ("loss", "accuracy", "val_loss", "val_accuracy", "objective",
+                         "first_batch_loss", "learning_rate", "regularization")
+        }  # fmt: skip
+        writer.append(Record(n, n * 1.2345678901234, scalars, columns))
+    writer.close("finished")
+    size = (tmp_path / "trace-0.jsonl").stat().st_size
+    assert 100_000 < size < 1_000_000
+    back = read_trace(tmp_path / "trace-0.jsonl")
+    assert back.header.hyperparameters == head.hyperparameters
+    assert (len(back), back.scalar("objective").size) == (20, 20)
