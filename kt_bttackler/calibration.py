@@ -20,9 +20,13 @@ from kt_bttackler import files, measures
 from kt_bttackler.diagnosis import Diagnosis
 from kt_bttackler.indicators import QualityIndicator
 from kt_bttackler.measures import KillRegret
-from kt_bttackler.replay import Recording, Scoring, simulate
+from kt_bttackler.recording import Recording, Scoring
+from kt_bttackler.replay import simulate
+from kt_bttackler.spared import adapt, estimate_regret
 from kt_bttackler.sweeping import Outcomes, Table, is_tunable
 from kt_bttackler.trace import Trace
+
+__all__ = ["Calibration", "adapt", "calibrate", "estimate_regret"]
 
 # How far thresholds go from the given ones towards the nearest good trial. Never all
 # the way: the next good trial will lie a little beyond.

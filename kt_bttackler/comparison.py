@@ -17,7 +17,8 @@ import numpy as np
 from kt_bttackler import measures, replay
 from kt_bttackler.diagnosis import Diagnosis
 from kt_bttackler.measures import KillRegret
-from kt_bttackler.replay import Recording, ReplayedTrial, Scoring, Simulation
+from kt_bttackler.recording import Recording, Scoring
+from kt_bttackler.replay import ReplayedTrial, Simulation
 from kt_bttackler.rules import NeverStop
 
 

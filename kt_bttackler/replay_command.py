@@ -16,7 +16,7 @@ from kt_bttackler.comparison import Comparison
 from kt_bttackler.diagnosis import Diagnosis
 from kt_bttackler.measures import KillRegret
 from kt_bttackler.presets import PRESETS
-from kt_bttackler.replay import Recording
+from kt_bttackler.recording import Recording
 from kt_bttackler.study import without_non_finite
 from kt_bttackler.trace import TraceStore
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from kt_bttackler import measures
 from kt_bttackler.diagnosis import Diagnosis
-from kt_bttackler.replay import Recording, Scoring, Simulation, simulate
+from kt_bttackler.recording import Recording, Scoring
+from kt_bttackler.replay import Simulation, simulate
 from kt_bttackler.sweeping import is_tunable, levels
 from kt_bttackler.trace import Trace
 
@@ -131,6 +132,19 @@ def adapt(
 
     Raises:
         ValueError: the diagnosis spares nobody.
+
+    Example:
+        >>> from kt_bttackler.trace import Header, Record
+        >>> def curve(name):
+        ...     records = [
+        ...         Record(n, 1.0 * n, {"loss": 2 - 0.1 * n, "objective": 2 - 0.1 * n})
+        ...         for n in range(1, 11)
+        ...     ]
+        ...     return Trace(Header(name, max_epochs=10), records, "finished")
+        >>> bold = Diagnosis(["PLC"], amnesty=0.5).replace("PLC", threshold=0.2)
+        >>> found = adapt([curve(str(k)) for k in range(10)], bold)
+        >>> found.estimate.regret, round(found.diagnosis["PLC"].threshold, 4)
+        (1.0, 0.0139)
     """
     recording, run = _replayed(traces, diagnosis, score)
     weights = _weights(recording, run, diagnosis, fraction, score)

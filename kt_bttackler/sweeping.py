@@ -17,7 +17,7 @@ import numpy as np
 from kt_bttackler import measures
 from kt_bttackler.gradient_indicators import AbnormalGradientValues
 from kt_bttackler.indicators import QualityIndicator
-from kt_bttackler.replay import Recording, Scoring
+from kt_bttackler.recording import Recording, Scoring
 from kt_bttackler.trace import Trace
 
 # Methods in which a threshold may play another part than `measure` beyond `limit`.
@@ -221,6 +221,20 @@ def sweep(
 
     Raises:
         ValueError: no threshold decides when the indicator stops a training.
+
+    Example:
+        >>> from kt_bttackler import PassiveLossChanges
+        >>> from kt_bttackler.trace import Header, Record
+        >>> def curve(name, rate):
+        ...     losses = [2.0 * rate**n for n in range(1, 11)]
+        ...     return Trace(Header(name, max_epochs=10), [
+        ...         Record(n, 1.0 * n, {"loss": loss, "objective": loss})
+        ...         for n, loss in enumerate(losses, 1)
+        ...     ], "finished")
+        >>> recording = Recording([curve("a", 0.8), curve("b", 0.9999)])
+        >>> swept = sweep(recording, PassiveLossChanges(), [1e-5, 1e-3, 1.0])
+        >>> swept.claimed.tolist(), swept.killed.tolist()
+        ([0, 1, 2], [0.0, 0.0, 1.0])
     """
     if not is_tunable(indicator):
         raise ValueError(f"`indicator` has no threshold to sweep: {indicator.id}.")

@@ -83,8 +83,9 @@ def check_rule(rule: Rule) -> None:
     """Asserts what every rule promises.
 
     It is a frozen dataclass that survives pickle, copy and JSON; it never stops without
-    a finding to name, whatever the peers; the order of the findings of an epoch does
-    not matter; no peers, and peers without records, are legal.
+    a finding to name, whatever the peers, nor without those of indicators where it says
+    that it needs them; the order of the findings of an epoch does not matter; no peers,
+    and peers without records, are legal.
 
     Args:
         rule: an instance.
@@ -109,6 +110,9 @@ def check_rule(rule: Rule) -> None:
         assert set(rule(forward, trace, peers)) == set(rule(backward, trace, peers)), (
             f"{name} depends on the order of findings"
         )
+        if rule.needs_findings:
+            nothing: list[tuple[Finding, ...]] = [()] * len(trace)
+            assert not rule(nothing, trace, peers), f"{name} stops on no finding"
         for finding in rule(forward, trace, peers):
             assert isinstance(finding, Finding), f"{name} gives no findings"
         assert NeverStop()(forward, trace, peers) == ()
