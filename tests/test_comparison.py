@@ -111,7 +111,7 @@ def test_nothing_complete_leaves_what_is_known():
 def stores(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
     for name, seed in (("one", 1), ("two", 2), ("three", 3)):
-        for trace in recordings.search(40, seed=seed):
+        for trace in recordings.search(24, seed=seed):
             place = folder / name / f"trial_{trace.header.trial_id}" / "trace-0.jsonl"
             writer = TraceWriter(place, trace.header)
             for record in trace.records:
@@ -129,7 +129,7 @@ def test_replay_prints_presets_side_by_side_and_all_tasks_together(
     assert cli.main([*arguments, "--json", str(target)]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in PRESETS)
-    assert "one: 40 trials, 40 complete" in printed
+    assert "one: 24 trials, 24 complete" in printed
     assert "All 2 tasks together" in printed
     assert "(A/A)" in printed
     assert "of the ceiling" in printed
@@ -138,9 +138,9 @@ def test_replay_prints_presets_side_by_side_and_all_tasks_together(
     assert list(facts["pooled"]) == list(PRESETS)
     first = facts["tasks"][0]["rows"][0]
     assert first["top_10"]["upper"] == measures.upper_bound(
-        first["top_10"]["killed"], 4
+        first["top_10"]["killed"], 3
     )
-    assert facts["pooled"]["paper"][0]["top"] == 8
+    assert facts["pooled"]["paper"][0]["top"] == 6
 
 
 def test_replay_takes_a_file_a_budget_and_workers(stores, capsys, tmp_path):
@@ -164,17 +164,17 @@ def test_calibrate_writes_a_diagnosis_and_says_what_it_proves(stores, capsys, tm
     arguments = ["calibrate", *folders, "--output", str(target), "--json", str(facts)]
     assert cli.main([*arguments, "--max-regret", "0.5"]) == 0
     printed = capsys.readouterr().out
-    assert "12 top trials stand behind the bound" in printed
+    assert "9 top trials stand behind the bound" in printed
     assert Diagnosis.load(target).rule == Diagnosis("balanced").rule
     content = json.loads(facts.read_text())
-    assert content["regret"]["top"] == 12
+    assert content["regret"]["top"] == 9
     assert Diagnosis.from_json(json.dumps(content["diagnosis"])) == Diagnosis.load(
         target
     )
     # A limit that so few cannot prove is refused with the number.
     assert cli.main([*arguments, "--max-regret", "0.1"]) == 2
     complaint = capsys.readouterr().err
-    assert f"at least {measures.upper_bound(0, 12):.4f}" in complaint
+    assert f"at least {measures.upper_bound(0, 9):.4f}" in complaint
     assert complaint.count("\n") == 1
 
 
