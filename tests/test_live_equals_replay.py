@@ -44,7 +44,7 @@ def project(tmp_path_factory):
     tuner = ktb.RandomSearch(
         build,
         objective="val_loss",
-        max_trials=18,
+        max_trials=24,
         seed=5,
         directory=folder,
         project_name="p",
@@ -52,7 +52,7 @@ def project(tmp_path_factory):
     tuner.search(
         X,
         X,
-        epochs=5,
+        epochs=6,
         validation_data=(X, X),
         verbose=0,
         callbacks=[ktb.DiagnosisCallback(DIAGNOSIS)],
@@ -77,7 +77,7 @@ def test_live_equals_replay_with_peers(project):
     live = live_verdicts(project)
     [run] = replay.simulate(ktb.TraceStore(project.project_dir), DIAGNOSIS)
     assert {trial.trial_id: trial.verdict for trial in run.trials} == live
-    assert len(run.trials) == 18
+    assert len(run.trials) == 24
     for trial in run.trials:
         status = project.oracle.trials[trial.trial_id].status
         stopped = status == keras_tuner.engine.trial.TrialStatus.STOPPED
