@@ -17,12 +17,12 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import numpy as np
 
-from kt_bttackler import files
+from kt_bttackler import files, shards
 
 SCHEMA = 1
 # One epoch of a 1,000-layer model is below 2 MB; a longer line is not ours.
@@ -331,32 +331,61 @@ def read_trace(path: str | os.PathLike[str], *, columns: bool = True) -> Trace:
     Raises:
         ValueError: the file is no trace, or of a newer schema.
     """
+    with open(path, "rb") as file:
+        traces = list(_traces_in(_whole_lines(file, path), path, columns))
+    if len(traces) != 1:
+        raise ValueError(f"{path} must hold one trace header, got {len(traces)}.")
+    return traces[0]
+
+
+def read_shard(
+    path: str | os.PathLike[str], *, columns: bool = True
+) -> Iterator[Trace]:
+    """Reads the traces of a shard one after the other, see `shards`.
+
+    Args:
+        path: the file.
+        columns: keep the statistics per layer; without them a trace is small.
+
+    Raises:
+        ValueError: the file is no shard of traces; those before the fault were given.
+    """
+    return _traces_in(shards.shard_lines(path, _MAX_LINE_BYTES), path, columns)
+
+
+def _whole_lines(file: IO[bytes], path: str | os.PathLike[str]) -> Iterator[bytes]:
+    while line := file.readline(_MAX_LINE_BYTES + 1):
+        if not line.endswith(b"\n"):
+            if len(line) > _MAX_LINE_BYTES:
+                raise ValueError(
+                    f"{path}: a line is longer than {_MAX_LINE_BYTES} bytes."
+                )
+            return
+        yield line
+
+
+def _traces_in(
+    lines: Iterable[bytes], path: str | os.PathLike[str], columns: bool
+) -> Iterator[Trace]:
+    """The traces in the lines of a file: header, records, end, and so on."""
     header: Header | None = None
     records: list[Record] = []
-    end: str | None = None
-    with open(path, "rb") as file:
-        while line := file.readline(_MAX_LINE_BYTES + 1):
-            if not line.endswith(b"\n"):
-                if len(line) > _MAX_LINE_BYTES:
-                    raise ValueError(
-                        f"{path}: a line is longer than {_MAX_LINE_BYTES} bytes."
-                    )
-                break
-            try:
-                content = files.loads(line.decode("utf-8"))
-                if header is None:
-                    header = _header_from(content)
-                elif "end" in content:
-                    end = str(content["end"])
-                else:
-                    records.append(_record_from(content, columns))
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise ValueError(
-                    f"{path}: line {len(records) + 1} is not part of a trace: {error}"
-                ) from error
-    if header is None:
-        raise ValueError(f"{path}: no trace header.")
-    return Trace(header, records, end)
+    for number, line in enumerate(lines, start=1):
+        try:
+            content = files.loads(line.decode("utf-8"))
+            if header is None:
+                header, records = _header_from(content), []
+            elif "end" in content:
+                yield Trace(header, records, str(content["end"]))
+                header = None
+            else:
+                records.append(_record_from(content, columns))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: line {number} is not part of a trace: {error}"
+            ) from error
+    if header is not None:  # its training has not ended
+        yield Trace(header, records)
 
 
 class TraceStore:
@@ -366,7 +395,8 @@ class TraceStore:
     while a search runs.
 
     Args:
-        folder: traces are the files `trace-<execution>.jsonl` in it and below.
+        folder: traces are the files `trace-<execution>.jsonl` in it and below, and
+            those in shards, `shard-<number>.jsonl.xz`.
         columns: keep the statistics per layer; without them a trace is small.
 
     Example:
@@ -381,24 +411,38 @@ class TraceStore:
     def __init__(self, folder: str | os.PathLike[str], *, columns: bool = True) -> None:
         self.folder = pathlib.Path(folder)
         self._columns = columns
-        self._ended: dict[pathlib.Path, Trace] = {}
+        self._ended: dict[pathlib.Path, tuple[Trace, ...]] = {}
 
     def paths(self) -> list[pathlib.Path]:
         """Files of the store, by name."""
-        return sorted(self.folder.glob("**/trace-*.jsonl"))
+        found = (*self.folder.glob("**/trace-*.jsonl"), *self._shards())
+        return sorted(found)
 
     def __iter__(self) -> Iterator[Trace]:
         """Reads every readable trace; a file that is no trace is left out."""
         for path in self.paths():
-            trace = self._ended.get(path)
-            if trace is None:
-                try:
-                    trace = read_trace(path, columns=self._columns)
-                except (OSError, ValueError):
-                    continue
-                if trace.end is not None:
-                    self._ended[path] = trace
-            yield trace
+            known = self._ended.get(path)
+            if known is not None:
+                yield from known
+                continue
+            read: list[Trace] = []
+            try:
+                for trace in self._read(path):
+                    read.append(trace)
+                    yield trace
+            except (OSError, ValueError):
+                continue
+            if all(trace.end is not None for trace in read):
+                self._ended[path] = tuple(read)
+
+    def _shards(self) -> Iterator[pathlib.Path]:
+        return self.folder.glob(f"**/shard-*{shards.SUFFIX}")
+
+    def _read(self, path: pathlib.Path) -> Iterator[Trace]:
+        if path.name.endswith(shards.SUFFIX):
+            yield from read_shard(path, columns=self._columns)
+        else:
+            yield read_trace(path, columns=self._columns)
 
     def trial(self, trial_id: str, execution: int = 0) -> Trace:
         """The trace of one execution.

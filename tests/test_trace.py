@@ -112,7 +112,7 @@ def test_a_broken_line_inside_is_refused(tmp_path):
     write(path, specimens.SICK["PLC"])
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:2], '{"epoch": 2}\n', *lines[3:]]))
-    with pytest.raises(ValueError, match="line 2 is not part of a trace"):
+    with pytest.raises(ValueError, match="line 3 is not part of a trace"):
         read_trace(path)
 
 
