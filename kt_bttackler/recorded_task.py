@@ -20,6 +20,8 @@ class TaskData:
         trivial_score: objective of a predictor that ignores the inputs. A trial that
             does not end better is bad.
         trivial_predictor: what that predictor is, in words.
+        trivial_margin: by how much a score must be better than that to be so by more
+            than chance.
     """
 
     train: Any
@@ -27,6 +29,7 @@ class TaskData:
     probe: Any
     trivial_score: float
     trivial_predictor: str
+    trivial_margin: float = 0.0
 
 
 class Declare(Protocol):

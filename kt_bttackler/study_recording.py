@@ -313,6 +313,7 @@ class _Folder:
             "direction": self._task.direction,
             "trivial_score": data.trivial_score,
             "trivial_predictor": data.trivial_predictor,
+            "trivial_margin": data.trivial_margin,
             "changes": list(self._task.changes),
             "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         }
