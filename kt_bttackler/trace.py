@@ -25,8 +25,9 @@ import numpy as np
 from kt_bttackler import files, shards
 
 SCHEMA = 1
-# One epoch of a 1,000-layer model is below 2 MB; a longer line is not ours.
-_MAX_LINE_BYTES = 16 * 2**20
+# One epoch of a 1,000-layer model is below 2 MB; a longer line is not ours, nor is a
+# file of more than 500 such epochs.
+_MAX_LINE_BYTES, _MAX_BYTES = 16 * 2**20, 2**30
 # Where the seconds are kept among the scalars; no log has such a name.
 _SECONDS = "/seconds"
 
@@ -332,6 +333,8 @@ def read_trace(path: str | os.PathLike[str], *, columns: bool = True) -> Trace:
         ValueError: the file is no trace, or of a newer schema.
     """
     with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+            raise ValueError(f"{path}: the file is larger than {_MAX_BYTES} bytes.")
         traces = list(_traces_in(_whole_lines(file, path), path, columns))
     if len(traces) != 1:
         raise ValueError(f"{path} must hold one trace header, got {len(traces)}.")
@@ -380,7 +383,13 @@ def _traces_in(
                 header = None
             else:
                 records.append(_record_from(content, columns))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            OverflowError,
+        ) as error:
             raise ValueError(
                 f"{path}: line {number} is not part of a trace: {error}"
             ) from error

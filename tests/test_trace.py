@@ -191,7 +191,7 @@ PURE = [
     "files", "trace", "indicators", "gradient_indicators", "loss_indicators",
     "activation_indicators", "upstream", "rules", "diagnosis", "channel", "context",
     "stats", "study", "report", "results", "testing",
-    "recording", "replay", "measures", "comparison", "comparison_text", "sweeping", "calibration",
+    "recording", "shards", "recorded_task", "replay", "measures", "comparison", "comparison_text", "sweeping", "calibration",
     "spared", "replay_command", "calibrate_command", "peer_rules", "median_stopping", "learning_curves", "extrapolation", "curve_families",
 ]  # fmt: skip
 

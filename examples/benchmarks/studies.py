@@ -7,10 +7,10 @@ to their end, trial after trial on one worker:
 
 - *claimed*: trials stopped as harmful; benign stops are counted apart.
 - *epochs*, *seconds*: share saved, with a 95 % bootstrap interval over the trials.
-- *killed*: of the best 10 and 20 % of the trials those stopped as harmful, with the 95 %
-  upper bound of that share (Clopper-Pearson).
+- *killed*: of the best 10 and 20 % of the trials those stopped as harmful, with the
+  95 % upper bound of that share (Clopper-Pearson).
 - *precision*, *recall*: of what is claimed against what is *bad*: trials that end no
-  better than the trivial predictor does (`trivial_score` and its margin in `card.json`).
+  better than the trivial predictor (`trivial_score` and its margin in `card.json`).
 - *ceiling*: the seconds saved per seconds that stopping exactly the bad trials after
   their first epoch would save.
 
@@ -164,7 +164,8 @@ def told(facts):
     """The rules of one task, a line each."""
     yield (
         f"{'rule':22}{'claimed':>8}{'benign':>7}{'epochs':>8}{'sec %':>7}"
-        f"{'killed 10':>11}{'< %':>5}{'killed 20':>11}{'prec':>6}{'recall':>7}{'ceil':>6}"
+        f"{'killed 10':>11}{'< %':>5}{'killed 20':>11}{'prec':>6}{'recall':>7}"
+        f"{'ceil':>6}"
     )
 
     def share(value):
