@@ -1,5 +1,7 @@
 """Record a small random search to its end, and try diagnoses on it without training.
 
+Then let a Bayesian search choose among the recorded trainings.
+
 python examples/05_record_a_study.py [--trials 20] [--folder FOLDER] [--smoke]
 """
 
@@ -10,9 +12,10 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import keras_tuner
 from sklearn.datasets import load_digits
 
-from kt_bttackler import replay
+from kt_bttackler import oracles, replay, tabular
 from kt_bttackler.diagnosis import Diagnosis
 from kt_bttackler.recorded_task import Task, TaskData
 from kt_bttackler.study_recording import record
@@ -73,12 +76,27 @@ def main():
         record(task, folder, data="", trials=trials)
         recording = replay.Recording(TraceStore(folder))
     for preset in ("conservative", "balanced"):
+        # The trials as they were recorded, one after the other.
         [run] = replay.simulate(recording, Diagnosis(preset))
         saved = sum(trial.seconds_saved for trial in run.trials)
         print(
             f"{preset}: {run.count('stopped')} of {len(recording)} trials stopped, "
             f"{saved:.1f} of {recording.seconds:.1f} CPU seconds saved"
         )
+        # Another search for half of the seconds, which the diagnosis changes as it goes.
+        space = keras_tuner.HyperParameters()
+        declare(space)
+        oracle = oracles.BayesianOptimizationOracle(
+            keras_tuner.Objective(task.objective, task.direction),
+            max_trials=trials,
+            num_initial_points=3,
+            hyperparameters=space,
+            seed=0,
+        )
+        run = tabular.search(
+            oracle, recording, Diagnosis(preset), budget=recording.seconds / 2
+        )
+        print(f"    Bayesian search in half of them: {run.finished} trials ended")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,16 @@ def write_shard(path: str | os.PathLike[str], parts: Iterable[pathlib.Path]) -> 
 
     Raises:
         OSError: something cannot be read or written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = pathlib.Path(name)
+        ...     _ = (folder / "a").write_bytes(b"1\\n2\\n")
+        ...     _ = (folder / "b").write_bytes(b"3\\n")
+        ...     write_shard(folder / "c.xz", [folder / "a", folder / "b"])
+        ...     list(shard_lines(folder / "c.xz", longest=80))
+        [b'1\\n', b'2\\n', b'3\\n']
     """
     # Fixed, so that the same trainings give the same bytes.
     compressor = lzma.LZMACompressor(check=lzma.CHECK_CRC64, preset=9)

@@ -96,6 +96,12 @@ def configurations(task: Task, seed: int) -> Iterator[dict[str, Any]]:
     Args:
         task: its space is drawn from.
         seed: of the study.
+
+    Example:
+        >>> from kt_bttackler.paper_tasks import TASKS
+        >>> first = next(configurations(TASKS["cifar10-lstm"], seed=0))
+        >>> first["hidden_size"], first["opt"], first["batch_size"]
+        (64, 'Adagrad', 360)
     """
     space = keras_tuner.HyperParameters()
     task.declare(space)
