@@ -83,7 +83,7 @@ def main():
             f"{preset}: {run.count('stopped')} of {len(recording)} trials stopped, "
             f"{saved:.1f} of {recording.seconds:.1f} CPU seconds saved"
         )
-        # Another search for half of the seconds, which the diagnosis changes as it goes.
+        # A search of half the seconds, in which every stop changes what comes next.
         space = keras_tuner.HyperParameters()
         declare(space)
         oracle = oracles.BayesianOptimizationOracle(

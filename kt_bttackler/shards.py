@@ -22,7 +22,7 @@ _CHUNK = 2**16
 
 
 def write_shard(path: str | os.PathLike[str], parts: Iterable[pathlib.Path]) -> None:
-    """Compresses files into one, which appears as a whole.
+    r"""Compresses files into one, which appears as a whole.
 
     Args:
         path: the shard.
@@ -35,11 +35,11 @@ def write_shard(path: str | os.PathLike[str], parts: Iterable[pathlib.Path]) -> 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name:
         ...     folder = pathlib.Path(name)
-        ...     _ = (folder / "a").write_bytes(b"1\\n2\\n")
-        ...     _ = (folder / "b").write_bytes(b"3\\n")
+        ...     _ = (folder / "a").write_bytes(b"1\n2\n")
+        ...     _ = (folder / "b").write_bytes(b"3\n")
         ...     write_shard(folder / "c.xz", [folder / "a", folder / "b"])
         ...     list(shard_lines(folder / "c.xz", longest=80))
-        [b'1\\n', b'2\\n', b'3\\n']
+        [b'1\n', b'2\n', b'3\n']
     """
     # Fixed, so that the same trainings give the same bytes.
     compressor = lzma.LZMACompressor(check=lzma.CHECK_CRC64, preset=9)
