@@ -9,6 +9,7 @@ import json
 import math
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 import test_cli
@@ -243,12 +244,12 @@ LOG = {"lr", "weight_decay", "learning_rate"}
 
 @pytest.mark.parametrize("name", SPACES)
 def test_the_spaces_are_those_of_the_paper(name):
-    space = study_recording.keras_tuner.HyperParameters()
+    space = keras_tuner.HyperParameters()
     TASKS[name].declare(space)
     found = {
-        each.name: each.values
-        if hasattr(each, "values")
-        else (each.min_value, each.max_value)
+        each.name: (each.min_value, each.max_value)
+        if hasattr(each, "min_value")
+        else each.values
         for each in space.space
     }
     assert {k: list(v) for k, v in found.items()} == {
