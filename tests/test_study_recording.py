@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import math
+import shutil
 
 import keras
 import keras_tuner
@@ -51,11 +52,6 @@ def train(values, data, seed, epochs, callbacks):
 TINY = Task("tiny", "val_loss", "min", 3, declare, load, train, ("tiny",))
 
 
-@pytest.fixture
-def small_shards(monkeypatch):
-    monkeypatch.setattr(study_recording, "SHARD_TRIALS", 2)
-
-
 def record(folder, trials, **how):
     told = []
     how = {"task": TINY, "data": "none", "tell": told.append} | how
@@ -71,21 +67,34 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_every_preset_and_every_indicator_needs_is_recorded(tmp_path):
+@pytest.fixture(scope="module", autouse=True)
+def small_shards():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_recording, "SHARD_TRIALS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study of five trials, the last in no shard."""
+    folder = tmp_path_factory.mktemp("whole")
+    record(folder, 5)
+    return folder
+
+
+def test_what_every_preset_and_every_indicator_needs_is_recorded(whole):
     needed = set().union(*(Diagnosis(name).needs for name in PRESETS))
     for indicator in known_indicators().values():
         needed |= getattr(indicator, "needs", set())
     assert needed <= study_recording.EveryStatistic.needs
     assert study_recording.EveryStatistic.id not in known_indicators()
-    record(tmp_path, 1)
-    [trace] = TraceStore(tmp_path)
+    trace = TraceStore(whole).trial("0000")
     columns = {name for each in trace.records for name in each.columns}
-    wanted = {n for n in needed if "/" in n and not n.startswith(("model/", "label/"))}
-    assert columns == {n for n in wanted if not n.startswith("output/")}
-    assert {n for n in needed if "/" not in n} <= {
-        name for record in trace.records for name in record.scalars
-    } | {"first_batch_loss"}
-    assert trace.header.max_epochs == 3
+    elsewhere = ("model/", "label/", "output/")
+    assert columns == {n for n in needed if "/" in n and not n.startswith(elsewhere)}
+    scalars = {name for each in trace.records for name in each.scalars}
+    assert {name for name in needed if "/" not in name} <= scalars
+    assert trace.max_epochs == 3
     assert trace.header.objective == "val_loss"
     assert set(trace.header.hyperparameters) == {"lr", "units"}
     for preset in PRESETS:  # replays, and disables nothing
@@ -95,8 +104,7 @@ def test_what_every_preset_and_every_indicator_needs_is_recorded(tmp_path):
         assert not disabled
 
 
-def test_a_killed_recording_goes_on_where_it_was(tmp_path, small_shards):
-    record(tmp_path / "whole", 5)
+def test_a_killed_recording_goes_on_where_it_was(whole, tmp_path):
     # Killed in trial 3: nothing of it is there, and nothing before it is lost.
     started = itertools.count()
 
@@ -106,46 +114,15 @@ def test_a_killed_recording_goes_on_where_it_was(tmp_path, small_shards):
         train(*arguments)
 
     with pytest.raises(KeyboardInterrupt):
-        record(tmp_path / "killed", 5, task=dataclasses.replace(TINY, train=killed))
-    assert names(tmp_path / "killed") == [
-        "card.json",
-        "shard-000.jsonl.xz",
-        "trace-0002.jsonl",
-    ]
-    told = record(tmp_path / "killed", 5)
-    assert [line.split(":")[0] for line in told] == ["tiny trial 3", "tiny trial 4"]
-    assert names(tmp_path / "killed") == names(tmp_path / "whole")
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
-    assert list(losses(tmp_path / "whole")) == ["0000", "0001", "0002", "0003", "0004"]
-    assert record(tmp_path / "killed", 5) == []
-
-
-def test_what_a_process_left_when_it_was_killed_is_tidied(tmp_path, small_shards):
-    record(tmp_path, 2)
-    shard = (tmp_path / "shard-000.jsonl.xz").read_bytes()
-    study = study_recording._Folder(tmp_path, TINY, 0)
-    [*_, last] = TraceStore(tmp_path)
-    study.keep(1, last, started=0.0)  # killed after the shard was written
-    (tmp_path / ".trace-0002.jsonl").write_text("half a trace")  # while writing
-    assert record(tmp_path, 3) != []
+        record(tmp_path, 5, task=dataclasses.replace(TINY, train=killed))
     assert names(tmp_path) == ["card.json", "shard-000.jsonl.xz", "trace-0002.jsonl"]
-    assert (tmp_path / "shard-000.jsonl.xz").read_bytes() == shard
-
-
-def test_processes_can_share_a_study(tmp_path, small_shards):
-    record(tmp_path / "one", 4)
-    record(tmp_path / "shared", 4, first=3)
-    record(tmp_path / "shared", 3)
-    assert names(tmp_path / "shared") == names(tmp_path / "one")
-    assert losses(tmp_path / "shared") == losses(tmp_path / "one")
-    # Each is a worker of its own: both start at 0.
-    starts = [trace.header.started for trace in TraceStore(tmp_path / "shared")]
-    assert starts[0] == starts[3] == 0.0 < starts[1] < starts[2]
-
-
-def test_trials_stand_one_behind_the_other_on_the_clock_of_the_cpu(tmp_path):
-    record(tmp_path, 2)
-    record(tmp_path, 3)
+    told = record(tmp_path, 5)
+    assert [line.split(":")[0] for line in told] == ["tiny trial 3", "tiny trial 4"]
+    assert names(tmp_path) == names(whole)
+    assert losses(tmp_path) == losses(whole)
+    assert list(losses(whole)) == ["0000", "0001", "0002", "0003", "0004"]
+    assert record(tmp_path, 5) == []
+    # Trials stand one behind the other on the clock, also after the break.
     traces = list(TraceStore(tmp_path))
     assert traces[0].header.started == 0.0
     for before, trace in itertools.pairwise(traces):
@@ -153,6 +130,33 @@ def test_trials_stand_one_behind_the_other_on_the_clock_of_the_cpu(tmp_path):
     for trace in traces:
         assert (np.diff(trace.seconds) > 0).all()
         assert 0 < trace.seconds[0] < 60
+
+
+def test_what_a_process_left_when_it_was_killed_is_tidied(whole, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole, folder)
+    shard = (folder / "shard-000.jsonl.xz").read_bytes()
+    study = study_recording._Folder(folder, TINY, 0)
+    study.keep(1, TraceStore(folder).trial("0001"), started=0.0)  # after its shard
+    (folder / ".trace-0005.jsonl").write_text("half a trace")  # while writing
+    record(folder, 6)
+    assert names(folder) == [
+        "card.json",
+        *(f"shard-00{number}.jsonl.xz" for number in range(3)),
+    ]
+    assert (folder / "shard-000.jsonl.xz").read_bytes() == shard
+    assert len(losses(folder)) == 6
+
+
+def test_processes_can_share_a_study(whole, tmp_path):
+    record(tmp_path, 5, first=3)
+    record(tmp_path, 3)
+    assert names(tmp_path) == names(whole)
+    assert losses(tmp_path) == losses(whole)
+    # Each is a worker of its own: both start at 0.
+    starts = [trace.header.started for trace in TraceStore(tmp_path)]
+    assert starts[0] == starts[3] == 0.0
+    assert 0.0 < starts[1] < starts[2]
 
 
 def test_a_training_without_hope_is_recorded_to_its_end(tmp_path):
@@ -169,10 +173,10 @@ def test_a_training_without_hope_is_recorded_to_its_end(tmp_path):
     assert verdict.cause == "AGV"
 
 
-def test_a_study_is_recorded_one_way_only(tmp_path):
-    record(tmp_path, 1)
-    card = json.loads((tmp_path / "card.json").read_text())
+def test_a_study_is_recorded_one_way_only(whole, tmp_path):
+    card = json.loads((whole / "card.json").read_text())
     assert card["trivial_score"] == pytest.approx(float(np.var(Y)))
+    shutil.copy(whole / "card.json", tmp_path)
     with pytest.raises(ValueError, match="`seed` is 0, here it is 1"):
         record(tmp_path, 2, seed=1)
     with pytest.raises(ValueError, match="`epochs` is 3, here it is 4"):
@@ -393,7 +397,8 @@ def test_the_command_records_and_goes_on(tmp_path, data_files):
         [*command, "--trials", "0"], [*command[:-1], "missing.npz"],
     )  # fmt: skip
     assert (codes, loaded, printed) == ([2] * 4, False, [])
-    assert len(errors) == 4
+    told = ["invalid choice: 'mnist'", "ACTION", "at least 1", "missing.npz is no file"]
+    assert all(text in line for text, line in zip(told, errors, strict=True))
     codes, _, printed, _ = test_cli.in_fresh_process(
         tmp_path, [*command, "--trials", "1"], [*command, "--trials", "1"]
     )
