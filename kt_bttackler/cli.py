@@ -25,6 +25,8 @@ COMMANDS = (
         "report",
         "kt_bttackler.report_command",
         "show what a search has come to, as text, HTML, Markdown, CSV or JSON",
+    ),
+    (
         "study",
         "kt_bttackler.study_command",
         "record a random search of complete trainings, to replay diagnoses on",
