@@ -14,11 +14,7 @@ from kt_bttackler.replay import Recording, simulate
 from kt_bttackler.trace import TraceStore
 
 STUDIES = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks" / "studies"
-NAMES = sorted(path.parent.name for path in STUDIES.glob("*/card.json"))
-
-
-def test_there_are_three():
-    assert NAMES == ["cifar10-cnn", "cifar10-lstm", "exchange-transformer"]
+NAMES = sorted({path.parent.name for path in STUDIES.glob("*/shard-*")})
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -194,7 +194,7 @@ def main():
     wanted = diagnoses()
     if options.smoke:
         wanted = {name: wanted[name] for name in PRESETS}
-    folders = sorted(path.parent for path in options.folder.glob("*/card.json"))
+    folders = sorted({path.parent for path in options.folder.glob("*/shard-*")})
     tasks = {folder.name: study_facts(folder, wanted) for folder in folders}
     if not tasks:
         parser.error(f"--folder: no study is in {options.folder}")

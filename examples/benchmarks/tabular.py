@@ -212,7 +212,7 @@ def main():
     def save():
         path.write_text(json.dumps(results, indent=1) + "\n")
 
-    folders = sorted(each.parent for each in options.folder.glob("*/card.json"))
+    folders = sorted({each.parent for each in options.folder.glob("*/shard-*")})
     if not folders:
         parser.error(f"--folder: no study is in {options.folder}")
     for folder in folders:
