@@ -22,7 +22,7 @@ PRINTED = {
         "(A/A)",
         "1 top trials stand behind the bound",
     ],
-    "05_record_a_study": ["digits trial 2: val_accuracy", "trials ended"],
+    "06_record_a_study": ["digits trial 2: val_accuracy", "trials ended"],
 }
 
 

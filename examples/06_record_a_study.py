@@ -2,7 +2,7 @@
 
 Then let a Bayesian search choose among the recorded trainings.
 
-python examples/05_record_a_study.py [--trials 20] [--folder FOLDER] [--smoke]
+python examples/06_record_a_study.py [--trials 20] [--folder FOLDER] [--smoke]
 """
 
 import argparse
