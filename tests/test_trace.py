@@ -188,7 +188,7 @@ def test_strict_json_refuses_constants():
 
 
 PURE = [
-    "files", "trace", "indicators", "gradient_indicators", "loss_indicators",
+    "files", "trace", "records", "indicators", "gradient_indicators", "loss_indicators",
     "activation_indicators", "upstream", "rules", "diagnosis", "channel", "context",
     "stats", "study", "report", "results", "testing",
     "recording", "shards", "recorded_task", "replay", "measures", "comparison", "comparison_text", "sweeping", "calibration",
