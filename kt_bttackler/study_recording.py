@@ -26,7 +26,7 @@ import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -265,25 +265,28 @@ def estimate(
         ValueError: the data are not what the task wants.
     """
     loaded = task.load(pathlib.Path(data))
-    seconds, sizes = [], []
+    seconds, traces = [], []
     chosen = itertools.islice(configurations(task, seed), sample)
     for number, values in enumerate(chosen):
         started = time.process_time()
         trace = train(task, loaded, values, trial_seed(seed, number), epochs=2)
         both = time.process_time() - started
-        later = float(np.diff(trace.seconds)[0]) if len(trace) > 1 else both
+        later = float(np.diff(trace.seconds)[0])
         seconds.append(both + later * (task.epochs - 2))
-        with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / "trace-0.jsonl"
-            write_trace(path, trace)
-            shards.write_shard(path.with_suffix(".xz"), [path])
-            sizes.append(path.with_suffix(".xz").stat().st_size)
-    return Estimate(
-        trials,
-        float(np.mean(seconds)),
-        float(np.mean(sizes)) * task.epochs / 2,
-        len(seconds),
-    )
+        traces.append(trace)
+    one, two = (_packed_bytes(each.prefix(n) for each in traces) for n in (1, 2))
+    size = one + (two - one) * (task.epochs - 1)
+    return Estimate(trials, float(np.mean(seconds)), size / sample, sample)
+
+
+def _packed_bytes(traces: Iterable[Trace]) -> int:
+    """What traces take in one shard."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for number, trace in enumerate(traces):
+            write_trace(folder / f"trace-{number}.jsonl", trace)
+        shards.write_shard(folder / "shard", sorted(folder.glob("trace-*")))
+        return (folder / "shard").stat().st_size
 
 
 def trial_seed(seed: int, number: int) -> int:
