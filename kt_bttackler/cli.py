@@ -44,6 +44,11 @@ COMMANDS = (
         "run a stopped trial to its planned end: you were wrong about this one",
     ),
     (
+        "study",
+        "kt_bttackler.study_command",
+        "record a random search of complete trainings, to replay diagnoses on",
+    ),
+    (
         "replay",
         "kt_bttackler.replay_command",
         "what diagnoses would have saved and cost on recorded searches",

@@ -19,7 +19,7 @@ import functools
 import heapq
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -105,13 +105,17 @@ class Simulation:
         return np.array([trial.score for trial in self.trials])
 
 
+# Given the trials that have ended, the index of the next trace, or `None` for no more.
+Choose = Callable[[Sequence[ReplayedTrial]], int | None]
+
+
 def simulate(
     traces: Recording | Iterable[Trace],
     diagnosis: Diagnosis,
     *,
     workers: int = 1,
     budget: float | None = None,
-    order: Order = "recorded",
+    order: Order | Choose = "recorded",
     seed: int = 0,
     repeats: int = 1,
     score: Scoring = "live",
@@ -135,7 +139,9 @@ def simulate(
         budget: seconds after which everything ends. Default: when all trials are done.
         order: "recorded", each trace once in the order of its start; "resampled",
             drawn with replacement: as many as there are traces or, with a budget, as
-            many as it lasts for.
+            many as it lasts for; or a function that is asked for the index of the
+            next trace whenever a worker is free, and given the trials that have ended
+            by then, in the order of their end; `None` ends the search.
         seed: of the draw. The same seed gives the same draw under every diagnosis, so
             that simulations can be compared trial by trial.
         repeats: how many searches; with "resampled" each with a draw of its own.
@@ -169,7 +175,7 @@ def simulate(
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
     if budget is not None and not budget > 0:
         raise ValueError(f"`budget` must be positive, got {budget}.")
-    if order not in ("recorded", "resampled"):
+    if not callable(order) and order not in ("recorded", "resampled"):
         raise ValueError(f"`order` must be 'recorded' or 'resampled', got {order!r}.")
     if score not in ("live", "last"):
         raise ValueError(f"`score` must be 'live' or 'last', got {score!r}.")
@@ -177,11 +183,14 @@ def simulate(
         raise ValueError("`budget` must not be given for traces that took no time.")
     runs = []
     for repeat in range(repeats):
-        if order == "recorded":
-            drawn: Iterator[int] = iter(range(len(recording)))
+        search = _Search(recording, diagnosis, score)
+        if callable(order):
+            drawn = search.chosen(order)
+        elif order == "recorded":
+            drawn = iter(range(len(recording)))
         else:
             drawn = _draw(len(recording), [seed, repeat], endless=budget is not None)
-        runs.append(_Search(recording, diagnosis, score).run(drawn, workers, budget))
+        runs.append(search.run(drawn, workers, budget))
     return runs
 
 
@@ -247,6 +256,7 @@ class _Search:
         self._score = score
         self._found = recording.findings(diagnosis)
         self._trials: list[_Running] = []
+        self._ended: list[ReplayedTrial] = []
         self._draws: dict[int, int] = {}
         # What happens next: when, in which order, to which trial, after which epoch.
         self._events: list[tuple[float, int, _Running, int]] = []
@@ -265,12 +275,18 @@ class _Search:
             if epochs < trial.length:
                 self._plan(trial, epochs)
             else:
+                self._ended.append(self._result(trial, limit))
                 for index in itertools.islice(drawn, 1):
                     self._start(index, moment)
         return Simulation(
             trials=tuple(self._result(trial, limit) for trial in self._trials),
             seconds=moment if budget is None else budget,
         )
+
+    def chosen(self, choose: Choose) -> Iterator[int]:
+        """The traces that `choose` wants next, each asked for when it is needed."""
+        while (index := choose(tuple(self._ended))) is not None:
+            yield index
 
     def _start(self, index: int, moment: float) -> None:
         trace = self._recording.traces[index]

@@ -14,15 +14,25 @@ for trace in store:
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from kt_bttackler import files
+from kt_bttackler import files, shards
+from kt_bttackler.records import Header, Record
+
+__all__ = [
+    "Header",
+    "Record",
+    "Trace",
+    "TraceStore",
+    "TraceWriter",
+    "read_shard",
+    "read_trace",
+]
 
 SCHEMA = 1
 # One epoch of a 1,000-layer model is below 2 MB; a longer line is not ours, nor is a
@@ -30,115 +40,6 @@ SCHEMA = 1
 _MAX_LINE_BYTES, _MAX_BYTES = 16 * 2**20, 2**30
 # Where the seconds are kept among the scalars; no log has such a name.
 _SECONDS = "/seconds"
-
-
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """What is known of a training before its first epoch.
-
-    Attributes:
-        trial_id: KerasTuner's trial id, or `None` outside a search.
-        execution: number of the execution within the trial, from 0.
-        started: Unix time in seconds at which the training began.
-        initial_epoch: epochs that had been trained before (0 for a new training).
-        max_epochs: E, the planned epochs, or `None` when unknown.
-        objective: name of the metric the search optimises.
-        direction: "min" or "max".
-        hyperparameters: values of the trial.
-        variables: path of each trainable variable, V of them.
-        variable_layers: for each variable, the name of the layer that owns it.
-        variable_sizes: for each variable, its number of elements.
-        kernels: for each variable, whether it is a kernel (rank >= 2, no embedding
-            table) whose gradient enters the ratios between layers.
-        layers: layers that own kernels, in the order of the data flow, L of them.
-        edges: pairs `(u, v)` of positions in `layers`: data flows from u to v
-            through no other of them.
-        activations: observed activation layers, A of them.
-        gradients_clipped: the optimizer clips gradients.
-        loss_scaled: the optimizer scales the loss (mixed precision).
-        warmup_epochs: leading epochs that the user declared as warm-up.
-        planned_learning_rates: learning rate at the start and at the end of every
-            planned epoch, [E + 1], where a schedule foretells it, else empty.
-        stop_delay: epochs between a verdict and the stop. 1 for large models, whose
-            statistics are computed beside the training of the next epoch.
-        unobserved: group of statistics to the reason why it is missing, such as
-            `{"activation": "no probe data"}`.
-        outputs: what was known of each output of the model before training, see
-            `OutputMeter.facts`; empty when nothing asked for it.
-        inputs: what the probe rows look like as the first kernel sees them: "abs_max",
-            "std_ratio" of the features, "finite", "integers", "image".
-        dropout_rates: rate of each dropout layer.
-        linear_pairs: pairs of dense layers, the second fed by the first with nothing
-            non-linear between them.
-        adaptive_optimizer: the optimizer scales each step by past gradients.
-        half_precision: a layer computes in float16.
-        averaging_steps: training steps over which normalisation layers average what a
-            validation goes by, 1 / (1 - momentum), the longest; 0 where there are none.
-    """
-
-    trial_id: str | None = None
-    execution: int = 0
-    started: float = 0.0
-    initial_epoch: int = 0
-    max_epochs: int | None = None
-    objective: str = "loss"
-    direction: str = "min"
-    hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    variables: tuple[str, ...] = ()
-    variable_layers: tuple[str, ...] = ()
-    variable_sizes: tuple[int, ...] = ()
-    kernels: tuple[bool, ...] = ()
-    layers: tuple[str, ...] = ()
-    edges: tuple[tuple[int, int], ...] = ()
-    activations: tuple[str, ...] = ()
-    gradients_clipped: bool = False
-    loss_scaled: bool = False
-    warmup_epochs: int = 0
-    planned_learning_rates: tuple[float, ...] = ()
-    stop_delay: int = 0
-    unobserved: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    outputs: tuple[Mapping[str, Any], ...] = ()
-    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    dropout_rates: tuple[float, ...] = ()
-    linear_pairs: tuple[tuple[str, str], ...] = ()
-    adaptive_optimizer: bool = False
-    half_precision: bool = False
-    averaging_steps: float = 0.0
-
-    @functools.cached_property
-    def kernel_shares(self) -> np.ndarray:
-        """Weight of each variable in the mean of its layer, [V, L].
-
-        A layer with several kernels (recurrent layers) counts every element once.
-        """
-        shares = np.zeros((len(self.variables), len(self.layers)))
-        position = {layer: index for index, layer in enumerate(self.layers)}
-        for v, layer in enumerate(self.variable_layers):
-            if self.kernels[v] and layer in position:
-                shares[v, position[layer]] = self.variable_sizes[v]
-        shares /= np.maximum(shares.sum(axis=0, keepdims=True), 1)
-        return shares
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """What was measured in one epoch.
-
-    Attributes:
-        epoch: the absolute epoch, from 1.
-        seconds: since the training began, at the end of the epoch.
-        scalars: one number each: the logs of Keras, `objective`, `first_batch_loss`,
-            `learning_rate`, `regularization`.
-        columns: one number per variable (`step_gradient/...`, `gradient/...`,
-            `weight/...`, [V]) or per activation layer (`activation/...`, [A]).
-        partial: the epoch was broken off by a non-finite value.
-    """
-
-    epoch: int
-    seconds: float
-    scalars: Mapping[str, float]
-    columns: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    partial: bool = False
 
 
 class Trace:
@@ -354,40 +255,69 @@ def read_trace(path: str | os.PathLike[str], *, columns: bool = True) -> Trace:
     Raises:
         ValueError: the file is no trace, or of a newer schema.
     """
-    header: Header | None = None
-    records: list[Record] = []
-    end: str | None = None
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size > _MAX_BYTES:
             raise ValueError(f"{path}: the file is larger than {_MAX_BYTES} bytes.")
-        while line := file.readline(_MAX_LINE_BYTES + 1):
-            if not line.endswith(b"\n"):
-                if len(line) > _MAX_LINE_BYTES:
-                    raise ValueError(
-                        f"{path}: a line is longer than {_MAX_LINE_BYTES} bytes."
-                    )
-                break
-            try:
-                content = files.loads(line.decode("utf-8"))
-                if header is None:
-                    header = _header_from(content)
-                elif "end" in content:
-                    end = str(content["end"])
-                else:
-                    records.append(_record_from(content, columns))
-            except (
-                KeyError,
-                TypeError,
-                AttributeError,
-                ValueError,
-                OverflowError,
-            ) as error:
+        traces = list(_traces_in(_whole_lines(file, path), path, columns))
+    if len(traces) != 1:
+        raise ValueError(f"{path} must hold one trace header, got {len(traces)}.")
+    return traces[0]
+
+
+def read_shard(
+    path: str | os.PathLike[str], *, columns: bool = True
+) -> Iterator[Trace]:
+    """Reads the traces of a shard one after the other, see `shards`.
+
+    Args:
+        path: the file.
+        columns: keep the statistics per layer; without them a trace is small.
+
+    Raises:
+        ValueError: the file is no shard of traces; those before the fault were given.
+    """
+    return _traces_in(shards.shard_lines(path, _MAX_LINE_BYTES), path, columns)
+
+
+def _whole_lines(file: IO[bytes], path: str | os.PathLike[str]) -> Iterator[bytes]:
+    while line := file.readline(_MAX_LINE_BYTES + 1):
+        if not line.endswith(b"\n"):
+            if len(line) > _MAX_LINE_BYTES:
                 raise ValueError(
-                    f"{path}: line {len(records) + 1} is not part of a trace: {error}"
-                ) from error
-    if header is None:
-        raise ValueError(f"{path}: no trace header.")
-    return Trace(header, records, end)
+                    f"{path}: a line is longer than {_MAX_LINE_BYTES} bytes."
+                )
+            return
+        yield line
+
+
+def _traces_in(
+    lines: Iterable[bytes], path: str | os.PathLike[str], columns: bool
+) -> Iterator[Trace]:
+    """The traces in the lines of a file: header, records, end, and so on."""
+    header: Header | None = None
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            content = files.loads(line.decode("utf-8"))
+            if header is None:
+                header, records = _header_from(content), []
+            elif "end" in content:
+                yield Trace(header, records, str(content["end"]))
+                header = None
+            else:
+                records.append(_record_from(content, columns))
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            OverflowError,
+        ) as error:
+            raise ValueError(
+                f"{path}: line {number} is not part of a trace: {error}"
+            ) from error
+    if header is not None:  # its training has not ended
+        yield Trace(header, records)
 
 
 class TraceStore:
@@ -397,7 +327,8 @@ class TraceStore:
     while a search runs.
 
     Args:
-        folder: traces are the files `trace-<execution>.jsonl` in it and below.
+        folder: traces are the files `trace-<execution>.jsonl` in it and below, and
+            those in shards, `shard-<number>.jsonl.xz`.
         columns: keep the statistics per layer; without them a trace is small.
 
     Example:
@@ -412,24 +343,38 @@ class TraceStore:
     def __init__(self, folder: str | os.PathLike[str], *, columns: bool = True) -> None:
         self.folder = pathlib.Path(folder)
         self._columns = columns
-        self._ended: dict[pathlib.Path, Trace] = {}
+        self._ended: dict[pathlib.Path, tuple[Trace, ...]] = {}
 
     def paths(self) -> list[pathlib.Path]:
         """Files of the store, by name."""
-        return sorted(self.folder.glob("**/trace-*.jsonl"))
+        found = (*self.folder.glob("**/trace-*.jsonl"), *self._shards())
+        return sorted(found)
 
     def __iter__(self) -> Iterator[Trace]:
         """Reads every readable trace; a file that is no trace is left out."""
         for path in self.paths():
-            trace = self._ended.get(path)
-            if trace is None:
-                try:
-                    trace = read_trace(path, columns=self._columns)
-                except (OSError, ValueError):
-                    continue
-                if trace.end is not None:
-                    self._ended[path] = trace
-            yield trace
+            known = self._ended.get(path)
+            if known is not None:
+                yield from known
+                continue
+            read: list[Trace] = []
+            try:
+                for trace in self._read(path):
+                    read.append(trace)
+                    yield trace
+            except (OSError, ValueError):
+                continue
+            if all(trace.end is not None for trace in read):
+                self._ended[path] = tuple(read)
+
+    def _shards(self) -> Iterator[pathlib.Path]:
+        return self.folder.glob(f"**/shard-*{shards.SUFFIX}")
+
+    def _read(self, path: pathlib.Path) -> Iterator[Trace]:
+        if path.name.endswith(shards.SUFFIX):
+            yield from read_shard(path, columns=self._columns)
+        else:
+            yield read_trace(path, columns=self._columns)
 
     def trial(self, trial_id: str, execution: int = 0) -> Trace:
         """The trace of one execution.

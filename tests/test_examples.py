@@ -22,6 +22,7 @@ PRINTED = {
         "(A/A)",
         "1 top trials stand behind the bound",
     ],
+    "06_record_a_study": ["digits trial 2: val_accuracy", "trials ended"],
 }
 
 
@@ -52,6 +53,8 @@ def test_example_runs(path, tmp_path):
         "overhead.py --smoke --models tabular",
         "oracles.py --smoke",
         "replay.py --smoke",
+        "studies.py --smoke",
+        "tabular.py --smoke",
     ],
 )
 def test_benchmark_runs(command, tmp_path):

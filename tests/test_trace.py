@@ -112,7 +112,7 @@ def test_a_broken_line_inside_is_refused(tmp_path):
     write(path, specimens.SICK["PLC"])
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:2], '{"epoch": 2}\n', *lines[3:]]))
-    with pytest.raises(ValueError, match="line 2 is not part of a trace"):
+    with pytest.raises(ValueError, match="line 3 is not part of a trace"):
         read_trace(path)
 
 
@@ -188,10 +188,10 @@ def test_strict_json_refuses_constants():
 
 
 PURE = [
-    "files", "trace", "indicators", "gradient_indicators", "loss_indicators",
+    "files", "trace", "records", "indicators", "gradient_indicators", "loss_indicators",
     "activation_indicators", "upstream", "rules", "diagnosis", "channel", "context",
     "stats", "study", "report", "results", "testing",
-    "recording", "replay", "measures", "comparison", "comparison_text", "sweeping", "calibration",
+    "recording", "shards", "recorded_task", "replay", "measures", "comparison", "comparison_text", "sweeping", "calibration",
     "spared", "replay_command", "calibrate_command", "peer_rules", "median_stopping", "learning_curves", "extrapolation", "curve_families",
 ]  # fmt: skip
 

@@ -129,7 +129,7 @@ class DiagnosedOracleMixin(ServedOracleMixin):
         if running is not None and running.trial_id == trial.trial_id:
             context.publish(None)
 
-    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    @synchronized
     def correct_trial(
         self, trial_id: str, metrics: Mapping[str, float], step: int, message: str
     ) -> Trial:
