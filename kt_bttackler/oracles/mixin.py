@@ -146,7 +146,8 @@ class DiagnosedOracleMixin(ServedOracleMixin):
         """
         trial = self.trials[trial_id]
         trial.metrics = type(trial.metrics)()
-        self.update_trial(trial_id, metrics, step)
+        # Past `ServedOracleMixin`, which ignores what is reported of ended trials.
+        super(ServedOracleMixin, self).update_trial(trial_id, metrics, step)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
             self.score_trial(trial)
