@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from kt_bttackler.course import (
+    LEARNED_FROM_TRIVIAL,
     NEGLIGIBLE_LOSS,
     PROGRESS_NEEDS,
     brief_epochs,
@@ -25,6 +26,7 @@ from kt_bttackler.indicators import QualityIndicator
 from kt_bttackler.outlook import (
     OUTLOOK_NEEDS,
     block_epochs,
+    expected_loss,
     hopeless,
     judged_losses,
 )
@@ -43,8 +45,10 @@ class NoProgress(QualityIndicator):
     absolute errors); at a quarter of the plan, at the third epoch or later, where the
     loss has not fallen by 5 % within the last 10 % of the plan (at least two epochs)
     for two epochs in a row. Not while the learning rate warms up or is to rise, nor
-    without a plan, nor on resumed trainings. At the second epoch it would have stopped
-    good trainings of a recorded search, at the third none.
+    without a plan, nor on resumed trainings, nor where the loss, as it falls, will lie
+    5 % below that of the constant by the end of the plan (dropout raises it, a small
+    rate lowers it slowly). At the second epoch it would have stopped good trainings of
+    a recorded search, at the third none.
 
     The loss of the constant is an estimate from a sample of labels. Where it is not
     exact, as for regression, a loss close to it may mean a low signal that is being
@@ -89,7 +93,12 @@ class NoProgress(QualityIndicator):
         if not super().applies(trace) or planned is None:
             return False
         due = trace.epoch >= max(3, planned / 4)
-        return due and stalled(trace, brief_epochs(planned))
+        if not due or not stalled(trace, brief_epochs(planned)):
+            return False
+        left = planned - trace.epoch
+        end = expected_loss(losses(trace)[1:], left, block_epochs(planned))
+        # What is unknown compares as false.
+        return not end <= (1 - LEARNED_FROM_TRIVIAL) * trivial_loss(trace)
 
     def measure(self, trace: Trace) -> float:
         """Smallest loss per that of a constant, or per the first; `nan` without."""

@@ -741,7 +741,7 @@ def test_one_answer_for_all_is_found_late():
     [
         (STUCK, {}, 5),
         # What still falls is given time.
-        ([2.9, 2.75, 2.6, 2.5, 2.42, 2.36, 2.33, 2.31, 2.305, 2.304], {}, 8),
+        ([2.9, 2.75, 2.6, 2.5, 2.42, 2.36, 2.33, 2.31, 2.305, 2.304], {}, 10),
         # 1 % better than a constant.
         ([2.303 * 0.985] * 19, {}, None),
         # An estimate with an error, and outputs that vary: a low signal?
@@ -780,6 +780,14 @@ def test_no_progress_waits_for_a_quarter_of_the_plan(planned, epoch):
     sick = trace(STUCK, first=2.303, max_epochs=planned)
     sick = sick.prefix(min(len(sick), planned or 19))
     assert next(iter(fired(EXTENDED["NO_PROGRESS"], sick)), None) == epoch
+
+
+def test_no_progress_spares_what_will_get_below_the_loss_of_a_constant():
+    # Of dropout and a small rate: 1.4 % an epoch is no improvement, but enough.
+    indicator, falls = EXTENDED["NO_PROGRESS"], [2.9 * 0.986**n for n in range(29)]
+    assert fired(indicator, trace(falls, first=2.95, max_epochs=30)) == []
+    too_late = [2.9 * 0.997**n for n in range(29)]
+    assert fired(indicator, trace(too_late, first=2.95, max_epochs=30))[0] == 8
 
 
 def test_a_low_first_batch_is_not_what_the_first_loss_is_compared_with():
