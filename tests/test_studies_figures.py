@@ -11,6 +11,7 @@ import pytest
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
 README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
 RESULTS = json.loads((BENCHMARKS / "results" / "studies.json").read_text())
+TABULAR = json.loads((BENCHMARKS / "results" / "tabular.json").read_text())
 TASKS = RESULTS["tasks"].values()
 RULES = [
     name
@@ -57,3 +58,26 @@ def test_study(name: str) -> None:
 
 def test_default() -> None:
     assert f"chooses `{RESULTS['default']}`" in README
+
+
+SEARCHES = {
+    f"{study}, {oracle}, {arm}": found
+    for study, facts in TABULAR["studies"].items()
+    for oracle, arms in facts["oracles"].items()
+    for arm, found in arms.items()
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_search(name: str) -> None:
+    def told(measure: str, digits: int) -> str:
+        parts = (SEARCHES[name][measure][key] for key in ("mean", "low", "high"))
+        mean, low, high = (f"{part:.{digits}f}" for part in parts)
+        return f"{mean} [{low}, {high}]"
+
+    assert cells(name) == [
+        told("best", 3),
+        told("finished", 1),
+        told("half_time", 2),
+        told("half_time_beside_plain", 2),
+    ]

@@ -210,7 +210,7 @@ def main():
     studies = results.setdefault("studies", {})
 
     def save():
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results) + "\n")
 
     folders = sorted({each.parent for each in options.folder.glob("*/shard-*")})
     if not folders:
