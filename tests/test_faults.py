@@ -6,12 +6,14 @@ Which test stands for which fault is told by `examples/benchmarks/faults.py`.
 from __future__ import annotations
 
 import datetime
+import functools
 import gc
 import os
 import pathlib
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -353,7 +355,12 @@ def deep(hp: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_model_of_a_thousand_layers(tmp_path: Any) -> None:
+def test_a_model_of_a_thousand_layers(tmp_path: Any, request: Any) -> None:
+    # Keras goes through a chain of layers by recursion.
+    request.addfinalizer(
+        functools.partial(sys.setrecursionlimit, sys.getrecursionlimit())
+    )
+    sys.setrecursionlimit(50_000)
     searching = tuner(tmp_path, 1, hypermodel=deep)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".* is off")
