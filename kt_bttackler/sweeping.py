@@ -17,6 +17,7 @@ import numpy as np
 from kt_bttackler import measures
 from kt_bttackler.gradient_indicators import AbnormalGradientValues
 from kt_bttackler.indicators import QualityIndicator
+from kt_bttackler.outlook_indicators import WorseThanConstant
 from kt_bttackler.recording import Recording, Scoring
 from kt_bttackler.trace import Trace
 
@@ -28,14 +29,15 @@ def is_tunable(indicator: QualityIndicator) -> bool:
     """Whether a threshold decides when the indicator stops a training as harmful.
 
     Not for benign indicators, for those that only warn, for AGV, whose point is what
-    is not finite, nor for those that compare in a way of their own.
+    is not finite, nor for those that compare in a way of their own, as
+    WORSE_THAN_CONSTANT, whose threshold also decides where it judges.
 
     Example:
         >>> from kt_bttackler import AbnormalGradientValues, PassiveLossChanges
         >>> is_tunable(PassiveLossChanges()), is_tunable(AbnormalGradientValues())
         (True, False)
     """
-    if isinstance(indicator, AbnormalGradientValues):
+    if isinstance(indicator, AbnormalGradientValues | WorseThanConstant):
         return False
     if indicator.benign or indicator.stopping == "never":
         return False

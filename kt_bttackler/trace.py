@@ -296,14 +296,16 @@ def _traces_in(
     """The traces in the lines of a file: header, records, end, and so on."""
     header: Header | None = None
     records: list[Record] = []
+    end: str | None = None
     for number, line in enumerate(lines, start=1):
         try:
             content = files.loads(line.decode("utf-8"))
-            if header is None:
-                header, records = _header_from(content), []
-            elif "end" in content:
-                yield Trace(header, records, str(content["end"]))
-                header = None
+            if header is None or "header" in content:
+                if header is not None:
+                    yield Trace(header, records, end)
+                header, records, end = _header_from(content), [], None
+            elif "end" in content:  # unless it was run on
+                end = str(content["end"])
             else:
                 records.append(_record_from(content, columns))
         except (
@@ -316,8 +318,8 @@ def _traces_in(
             raise ValueError(
                 f"{path}: line {number} is not part of a trace: {error}"
             ) from error
-    if header is not None:  # its training has not ended
-        yield Trace(header, records)
+    if header is not None:
+        yield Trace(header, records, end)
 
 
 class TraceStore:

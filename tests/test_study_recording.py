@@ -85,6 +85,8 @@ def whole(tmp_path_factory):
 def test_what_every_preset_and_every_indicator_needs_is_recorded(whole):
     needed = set().union(*(Diagnosis(name).needs for name in PRESETS))
     for indicator in known_indicators().values():
+        if not indicator.__module__.startswith("kt_bttackler."):
+            continue  # of another test
         needed |= getattr(indicator, "needs", set())
     assert needed <= study_recording.EveryStatistic.needs
     assert study_recording.EveryStatistic.id not in known_indicators()

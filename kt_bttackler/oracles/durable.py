@@ -48,7 +48,9 @@ class DurableOracleMixin(keras_tuner.Oracle):
         ...         lambda hp: hp.Float("rate", 0, 1), "val_loss", 2,
         ...         directory=getfixture("tmp_path"), project_name="p", **kwargs
         ...     )
-        >>> trial = search().oracle.create_trial("tuner0")  # and then it was killed
+        >>> oracle = search().oracle
+        >>> oracle.verbose = 0
+        >>> trial = oracle.create_trial("tuner0")  # and then it was killed
         >>> search().oracle.create_trial("tuner0").trial_id == trial.trial_id
         True
     """
