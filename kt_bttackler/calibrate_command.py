@@ -19,6 +19,11 @@ from kt_bttackler.replay_command import (
 )
 from kt_bttackler.study import without_non_finite
 
+EPILOG = """\
+examples:
+  kt-bttackler calibrate runs/cifar runs/rates --max-regret 0.10 --output mine.json
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `kt-bttackler calibrate`."""

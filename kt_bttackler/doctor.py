@@ -21,6 +21,13 @@ from kt_bttackler.trace import read_trace
 FINE, PROBLEMS = 0, 1
 
 
+EPILOG = """\
+examples:
+  kt-bttackler doctor runs/cifar
+  kt-bttackler doctor runs/cifar --fix
+"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """Something that is wrong.

@@ -23,6 +23,13 @@ from kt_bttackler.trace import TraceStore
 CARD = "card.json"
 
 
+EPILOG = """\
+examples:
+  kt-bttackler replay runs/cifar
+  kt-bttackler replay runs/* --diagnosis conservative --diagnosis mine.json
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `kt-bttackler replay`."""
     add_folders(parser)

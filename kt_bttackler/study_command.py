@@ -11,6 +11,13 @@ from kt_bttackler.cli import UsageError, quiet_loading
 TASKS = ("cifar10-cnn", "cifar10-lstm", "exchange-transformer")
 
 
+EPILOG = """\
+examples:
+  kt-bttackler study record cifar10-cnn --folder cnn --data cifar10.npz --estimate
+  kt-bttackler study record cifar10-cnn --folder cnn --data cifar10.npz
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `kt-bttackler study record`."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
