@@ -259,9 +259,11 @@ def read_trace(path: str | os.PathLike[str], *, columns: bool = True) -> Trace:
         if os.fstat(file.fileno()).st_size > _MAX_BYTES:
             raise ValueError(f"{path}: the file is larger than {_MAX_BYTES} bytes.")
         traces = list(_traces_in(_whole_lines(file, path), path, columns))
-    if len(traces) != 1:
-        raise ValueError(f"{path} must hold one trace header, got {len(traces)}.")
-    return traces[0]
+    # One that was run on comes again, longer.
+    headers = {id(trace.header) for trace in traces}
+    if len(headers) != 1:
+        raise ValueError(f"{path} must hold one trace header, got {len(headers)}.")
+    return traces[-1]
 
 
 def read_shard(
@@ -293,21 +295,28 @@ def _whole_lines(file: IO[bytes], path: str | os.PathLike[str]) -> Iterator[byte
 def _traces_in(
     lines: Iterable[bytes], path: str | os.PathLike[str], columns: bool
 ) -> Iterator[Trace]:
-    """The traces in the lines of a file: header, records, end, and so on."""
+    """The traces in the lines of a file: header, records, end, and so on.
+
+    A training that was run on after its end is given twice, with the same header.
+    """
     header: Header | None = None
     records: list[Record] = []
     end: str | None = None
+    given = True
     for number, line in enumerate(lines, start=1):
         try:
             content = files.loads(line.decode("utf-8"))
             if header is None or "header" in content:
-                if header is not None:
+                if header is not None and not given:
                     yield Trace(header, records, end)
                 header, records, end = _header_from(content), [], None
-            elif "end" in content:  # unless it was run on
-                end = str(content["end"])
-            else:
+                given = False
+            elif "end" in content:
+                end, given = str(content["end"]), True
+                yield Trace(header, records, end)
+            else:  # also behind an end: the training was run on
                 records.append(_record_from(content, columns))
+                given = False
         except (
             KeyError,
             TypeError,
@@ -318,7 +327,7 @@ def _traces_in(
             raise ValueError(
                 f"{path}: line {number} is not part of a trace: {error}"
             ) from error
-    if header is not None:
+    if header is not None and not given:
         yield Trace(header, records, end)
 
 

@@ -86,7 +86,7 @@ def test_a_trial_that_is_run_on_equals_one_that_was_never_stopped(
     left = {path.name for path in folder.iterdir()}
     assert left <= {
         "trial.json", "build_config.json", "checkpoint.weights.h5", "trace-0.jsonl",
-        "verdict-0.json",
+        "verdict-0.json", "diagnosis-0.json",
     }  # fmt: skip
     # Seconds go on, as replay on a simulated clock needs it.
     seconds = read_trace(folder / "trace-0.jsonl").seconds

@@ -44,13 +44,13 @@ class DurableOracleMixin(keras_tuner.Oracle):
     Example:
         >>> import kt_bttackler as ktb
         >>> def search(**kwargs):
-        ...     return ktb.RandomSearch(
+        ...     tuner = ktb.RandomSearch(
         ...         lambda hp: hp.Float("rate", 0, 1), "val_loss", 2,
         ...         directory=getfixture("tmp_path"), project_name="p", **kwargs
         ...     )
-        >>> oracle = search().oracle
-        >>> oracle.verbose = 0
-        >>> trial = oracle.create_trial("tuner0")  # and then it was killed
+        ...     tuner.oracle.verbose = 0
+        ...     return tuner
+        >>> trial = search().oracle.create_trial("tuner0")  # and then it was killed
         >>> search().oracle.create_trial("tuner0").trial_id == trial.trial_id
         True
     """
