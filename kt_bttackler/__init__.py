@@ -66,7 +66,7 @@ _MODULES = {
     "rehearsal": ("preflight",),
     "appeal": ("run_on",),
 }
-_SUBMODULES = ("calibration", "measures", "oracles", "replay", "testing")
+_SUBMODULES = ("calibration", "measures", "oracles", "replay", "stages", "testing")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted([*_HOME, *_SUBMODULES])

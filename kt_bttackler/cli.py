@@ -58,6 +58,11 @@ COMMANDS = (
         "kt_bttackler.calibrate_command",
         "tune thresholds on recorded searches, and prove what they may cost",
     ),
+    (
+        "stages",
+        "kt_bttackler.stages.command",
+        "plan a search that trains what trials share once",
+    ),
 )
 MISTAKE, INTERRUPTED = 2, 130
 _EPILOG = """\

@@ -154,8 +154,7 @@ class DiagnosedTuner(TimedSearch, DurableTuner):
         if execution > 0 and _is_diagnosed(self._first_result):
             return self._first_result
         if self.seed is not None:
-            name = f"{self.seed}/{self._origin(trial)}/{execution}"
-            keras.utils.set_random_seed(zlib.crc32(name.encode()))
+            keras.utils.set_random_seed(self._seed_of(trial, execution))
         if execution == 0:
             requested.watch(trial.hyperparameters)
         if execution in self._kept_states:
@@ -195,6 +194,11 @@ class DiagnosedTuner(TimedSearch, DurableTuner):
         if running is None or not running.verdicts:
             training_state.forget(self.get_trial_dir(trial.trial_id), stopped=True)
         training_state.forget_stopped(self.project_dir, self.keep_stopped)
+
+    def _seed_of(self, trial: Trial, execution: int) -> int:
+        """The seed of an execution, counted from 0."""
+        name = f"{self.seed}/{self._origin(trial)}/{execution}"
+        return zlib.crc32(name.encode())
 
     def _origin(self, trial: Trial) -> str:
         """Id of the trial in which the training began, of which its seeds are made."""

@@ -16,7 +16,7 @@ import os
 import pathlib
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import keras
 import numpy as np
@@ -142,8 +142,8 @@ class TrainingState:
             np.savez(file, **arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> TrainingState:
-        """Reads a state.
+    def load(cls, path: str | os.PathLike[str] | IO[bytes]) -> TrainingState:
+        """Reads a state from a path or an open file.
 
         Raises:
             OSError: there is none.

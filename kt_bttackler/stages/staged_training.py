@@ -1,0 +1,342 @@
+"""One trial trained in stages: from the deepest state on its path to its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from kt_bttackler.fuses import warn
+from kt_bttackler.stages import callbacks as stage_callbacks
+from kt_bttackler.stages.order import OrderedRows
+from kt_bttackler.stages.schedules import Schedule
+from kt_bttackler.stages.store import Best, Logs, StageState, StageStore, state_ids
+from kt_bttackler.stages.tree import Values, values_of
+from kt_bttackler.training_state import TrainingState
+
+BATCH_SIZE = "batch_size"
+_RATE = "learning_rate"
+_DEFAULT_BATCH_SIZE = 32
+
+
+@dataclasses.dataclass
+class Usage:
+    """What trials took, and what they were spared.
+
+    Attributes:
+        trials: how many were run.
+        epochs: epochs of these trials.
+        trained: epochs that were trained for them.
+        saving: seconds in which states were written.
+        loading: seconds in which states were looked for and read.
+    """
+
+    trials: int = 0
+    epochs: int = 0
+    trained: int = 0
+    saving: float = 0.0
+    loading: float = 0.0
+
+
+class WarmModel:
+    """A compiled model that several trainings use one after another.
+
+    To trace the training step of a model often takes longer than a short stage. Its
+    state is exchanged by assignment, which is exact.
+
+    Args:
+        model: compiled.
+        schedules: of the first training.
+
+    Raises:
+        ValueError: the optimizer has no attribute of the name of a schedule.
+    """
+
+    def __init__(self, model: keras.Model, schedules: Mapping[str, Schedule]) -> None:
+        self.model = model
+        self._functions: dict[Values, Any] = {}
+        self._current: Values | None = None
+        for name, schedule in schedules.items():
+            known = name in (_RATE, BATCH_SIZE) or hasattr(self._optimizer, name)
+            if schedule.apply is None and not known:
+                raise ValueError(
+                    "`name` of a schedule must be 'learning_rate', 'batch_size' or an "
+                    f"attribute of {type(self._optimizer).__name__} where there is no "
+                    f"`apply`, got {name!r}."
+                )
+
+    @property
+    def _optimizer(self) -> Any:
+        optimizer = self.model.optimizer
+        return getattr(optimizer, "inner_optimizer", optimizer)
+
+    def build_optimizer(self, schedules: Mapping[str, Schedule]) -> None:
+        """Makes the variables of the optimizer, if those of the model are there.
+
+        SGD and RMSprop make none for a momentum of 0, from which one may rise.
+        """
+        if not self.model.built or self.model.optimizer.built:
+            return
+        rising = "momentum" in schedules
+        if rising:
+            before, self._optimizer.momentum = self._optimizer.momentum, 0.5
+        self.model.optimizer.build(self.model.trainable_variables)
+        if rising:
+            self._optimizer.momentum = before
+
+    def set(self, values: Values, schedules: Mapping[str, Schedule]) -> None:
+        """Sets the values of an epoch.
+
+        All but the learning rate are constants of the traced training step, which is
+        made anew for other values, and kept.
+
+        Args:
+            values: those of the epoch.
+            schedules: by name.
+        """
+        traced = []
+        for name, value in values:
+            if name == _RATE and schedules[name].apply is None:
+                self.model.optimizer.learning_rate = value
+            elif name != BATCH_SIZE:
+                traced.append((name, value))
+        current = tuple(traced)
+        if current == self._current:
+            return
+        for name, value in current:
+            apply = schedules[name].apply
+            if apply is not None:
+                apply(self.model, value)
+            else:
+                setattr(self._optimizer, name, value)
+        if current in self._functions:
+            self.model.train_function = self._functions[current]
+        elif current:
+            self.model.make_train_function(force=True)
+            self._functions[current] = self.model.train_function
+        self._current = current
+
+
+class StagedTraining:
+    """One execution of a trial.
+
+    Args:
+        warm: the model that trains.
+        schedules: what changes in the training, by name.
+        epochs: its length.
+        root: name of the root.
+        store: where states are.
+        fit: called with arguments of `fit`.
+        rows: the training data; `None` if it is a dataset of the user's.
+        arguments: arguments of `fit` that are the same in all its calls.
+        callbacks: those of the trial.
+        objective: that of the search.
+        usage: counts what is done.
+    """
+
+    def __init__(
+        self,
+        warm: WarmModel,
+        schedules: Mapping[str, Schedule],
+        epochs: int,
+        root: str,
+        store: StageStore,
+        fit: Callable[..., Any],
+        rows: OrderedRows | None,
+        arguments: Mapping[str, Any],
+        callbacks: Sequence[Any],
+        objective: Any,
+        usage: Usage,
+    ) -> None:
+        self.epochs = epochs
+        self.history: list[Logs] = []
+        self.best: Best | None = None
+        self.channel: dict[str, float] = {}
+        self._warm = warm
+        self._schedules = schedules
+        self._root = root
+        self._store = store
+        self._fit = fit
+        self._rows = rows
+        self._arguments = arguments
+        self._callbacks = list(callbacks)
+        self._objective = objective
+        self._usage = usage
+        self._sequence = values_of(schedules.values(), epochs)
+        self._ids = state_ids(root, self._sequence)
+        self._branches = set().union(*(s.branches(epochs) for s in schedules.values()))
+        self._kept = 0  # epochs of the last state that is in the store
+        self._state: TrainingState | None = None  # of the end of the last `fit`
+        self._segment_end = 0
+        self._over = False
+
+    def run(self, initial: TrainingState | None) -> None:
+        """Trains what is missing.
+
+        Args:
+            initial: what the training begins with; `None` if the model is in it.
+        """
+        begun = time.perf_counter()
+        found = self._deepest()
+        state = initial if found is None else found.training
+        if found is not None:
+            self.history = list(found.history)
+            self.best = found.best
+            self._kept = found.training.epoch
+            found.training.restore_random_numbers()
+        if len(self.history) < self.epochs and state is not None:
+            state.restore(self._warm.model)
+        self._usage.loading += time.perf_counter() - begun
+        before = len(self.history)
+        while not self._over and len(self.history) < self.epochs:
+            self._fit_segment()
+        self._usage.trials += 1
+        self._usage.epochs += len(self.history)
+        self._usage.trained += len(self.history) - before
+
+    def _deepest(self) -> StageState | None:
+        """The state with most epochs on the path of the trial.
+
+        A trial that a callback ends earlier becomes as short as that.
+        """
+        model = self._warm.model
+        stage_callbacks.prepare(self._callbacks)
+        for epochs in range(self.epochs, 0, -1):
+            if epochs > self.epochs:
+                continue
+            name = self._ids[epochs]
+            history = self._store.history(self._root, name)
+            if history is None:
+                continue
+            ended = stage_callbacks.tell_again(self._callbacks, model, history)
+            self.epochs = self.epochs if ended is None else ended
+            state = None
+            if epochs <= self.epochs:
+                state = self._store.load(self._root, name)
+            if state is not None:
+                return state
+        return None
+
+    def _fit_segment(self) -> None:
+        """Trains the epochs that have the same batch size."""
+        start = len(self.history)
+        sizes = [dict(values).get(BATCH_SIZE) for values in self._sequence]
+        end = start
+        while end < self.epochs and sizes[end] == sizes[start]:
+            end += 1
+        self._segment_end = end
+        if self._state is not None:
+            # With averaged weights `fit` ends with others than it trained.
+            self._state.restore(self._warm.model)
+            self._state = None
+        arguments = dict(self._arguments)
+        if self._rows is not None:
+            default = arguments.pop(BATCH_SIZE, None) or _DEFAULT_BATCH_SIZE
+            size = int(sizes[start] or default)
+            arguments["x"] = self._rows.dataset(size)
+            # Keras would take the batch size of the training, which is now unknown.
+            arguments["validation_batch_size"] = (
+                arguments.get("validation_batch_size") or size
+            )
+        keeper = _Keeper(self)
+        self._fit(
+            self._warm.model,
+            initial_epoch=start,
+            epochs=end,
+            callbacks=[_Setter(self), *self._callbacks, keeper],
+            **arguments,
+        )
+        told = self._warm.model.history.history
+        seen = {name for logs in self.history for name in logs}
+        self.channel = {n: v[-1] for n, v in told.items() if n not in seen and v}
+
+    def begin_fit(self) -> None:
+        """Tells callbacks of the epochs before."""
+        model = self._warm.model
+        stage_callbacks.tell_again(self._callbacks, model, self.history)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets the values and the order of the rows; counts epochs from 0."""
+        self._warm.set(self._sequence[epoch], self._schedules)
+        if self._rows is not None:
+            self._rows.begin_epoch(epoch)
+
+    def end_epoch(self, epoch: int, logs: Logs, whole: bool) -> None:
+        """Notes the logs, and keeps the state where others may go on from it.
+
+        Args:
+            epoch: counted from 0.
+            logs: of the epoch.
+            whole: whether all its batches were trained. What follows a part of an
+                epoch is nobody else's beginning.
+        """
+        model = self._warm.model
+        self.history.append(logs)
+        if self._improves(logs):
+            self.best = Best(epoch, [variable.numpy() for variable in model.variables])
+        self._over = bool(model.stop_training) or not whole
+        ends = self._over or epoch + 1 == self.epochs
+        branch = epoch + 1 in self._branches
+        if whole and (ends or branch):
+            self._keep(epoch + 1, branch)
+        if epoch + 1 == self._segment_end < self.epochs:
+            self._state = TrainingState.of(model, epoch + 1, self._root)
+
+    def _improves(self, logs: Logs) -> bool:
+        if not self._objective.has_value(logs):
+            return True  # it is computed after the training: the last epoch counts
+        if self.best is None:
+            best = float("inf" if self._objective.direction == "min" else "-inf")
+        else:
+            best = self._objective.get_value(self.history[self.best.epoch])
+        return bool(self._objective.better_than(self._objective.get_value(logs), best))
+
+    def _keep(self, epochs: int, branch: bool) -> None:
+        begun = time.perf_counter()
+        try:
+            training = TrainingState.of(self._warm.model, epochs, self._root)
+            state = StageState(training, self.history, self.best)
+            cost, name = epochs - self._kept, self._ids[epochs]
+            if self._store.save(self._root, name, state, branch=branch, cost=cost):
+                self._kept = epochs
+        except Exception as error:
+            warn(f"a stage may be trained again: {type(error).__name__}: {error}")
+        self._usage.saving += time.perf_counter() - begun
+
+
+class _Setter(keras.callbacks.Callback):
+    """The first callback: sets what the epoch is trained with."""
+
+    def __init__(self, training: StagedTraining) -> None:
+        super().__init__()
+        self._training = training
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._training.begin_epoch(epoch)
+
+
+class _Keeper(keras.callbacks.Callback):
+    """The last callback: keeps what the others have left."""
+
+    def __init__(self, training: StagedTraining) -> None:
+        super().__init__()
+        self._training = training
+        self._batches = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._training.begin_fit()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._batches = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._batches = batch + 1
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        steps = (self.params or {}).get("steps")
+        whole = steps is None or self._batches >= steps
+        numbers = {name: float(value) for name, value in (logs or {}).items()}
+        self._training.end_epoch(epoch, numbers, whole)

@@ -1,0 +1,374 @@
+"""A tuner that trains what trials have in common once."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import inspect
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+from keras_tuner.engine.trial import Trial
+
+from kt_bttackler import files
+from kt_bttackler.diagnosed_tuner import DiagnosedTuner
+from kt_bttackler.stages import callbacks as stage_callbacks
+from kt_bttackler.stages import identity
+from kt_bttackler.stages.order import OrderedRows
+from kt_bttackler.stages.planning import instead_of_search, static_values
+from kt_bttackler.stages.schedules import Schedule, collecting
+from kt_bttackler.stages.staged_training import (
+    BATCH_SIZE,
+    StagedTraining,
+    Usage,
+    WarmModel,
+)
+from kt_bttackler.stages.store import StageStore, byte_count
+from kt_bttackler.training_state import TrainingState
+
+_FIT = inspect.signature(keras.Model.fit)
+# Arguments of `fit` that do not tell one training from another.
+_NEUTRAL = ("callbacks", "verbose", "epochs", "initial_epoch")
+_DATA = ("x", "y", "sample_weight", "validation_data")
+
+
+class _TrainsInStages(keras_tuner.Tuner):
+    """Trains the executions of a trial in stages; stands before KerasTuner's class."""
+
+    _execution: int  # both of `DiagnosedTuner`
+    _seed_of: Any
+
+    epochs: int | None
+    stage_store: StageStore
+    usage: Usage
+    _code_version: str
+    _data_version: str | None
+    _stateless: Sequence[type[keras.callbacks.Callback]]
+    _warm: collections.OrderedDict[str, WarmModel]
+    _warm_models: int
+    _data: _Data | None
+
+    def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
+        # Private, but kept for overriding by KerasTuner: one call is one execution.
+        given = _FIT.bind_partial(None, *args, **kwargs).arguments
+        arguments = {name: given[name] for name in given if name != "self"}
+        callbacks = list(arguments.get("callbacks") or ())
+        with _fatal():
+            stage_callbacks.check(callbacks, self._stateless)
+        hp = trial.hyperparameters
+        epochs = hp.values.get("tuner/epochs", self.epochs) or given.get("epochs", 1)
+        with collecting() as schedules:
+            model = self._try_build(hp)
+        seed = self._seed_of(trial, self._execution - 1)
+        with _fatal():
+            data = self._data_of(arguments, seed)
+            if BATCH_SIZE in schedules and data.rows is None:
+                raise ValueError(
+                    "`x` must be in arrays where the batch size is scheduled, got a "
+                    f"{type(arguments['x']).__name__}."
+                )
+            facts = self._facts(hp, schedules, model, data, arguments, seed)
+            root = identity.root_name(facts)
+            warm, initial = self._warm_model(root, model, schedules)
+        self.stage_store.describe(root, facts)
+        training = StagedTraining(
+            warm,
+            schedules,
+            epochs,
+            root,
+            self.stage_store,
+            lambda *args, **kwargs: self.hypermodel.fit(hp, *args, **kwargs),
+            data.rows,
+            data.arguments(arguments),
+            [c for c in callbacks if not stage_callbacks.saves_best_epoch(c)],
+            self.oracle.objective,
+            self.usage,
+        )
+        training.run(initial)
+        self._save_best(trial, training, warm.model, callbacks)
+        return _history(training)
+
+    def _data_of(self, arguments: Mapping[str, Any], seed: int) -> _Data:
+        """The data of the search, which are the same in all its trials."""
+        if self._data is None or not self._data.is_of(arguments, seed):
+            self._data = _Data(arguments, seed, self._data_version)
+        return self._data
+
+    def _facts(
+        self,
+        hp: keras_tuner.HyperParameters,
+        schedules: Mapping[str, Schedule],
+        model: keras.Model,
+        data: _Data,
+        arguments: Mapping[str, Any],
+        seed: int,
+    ) -> dict[str, Any]:
+        """All that the first epochs of a training depend on, but for the schedules."""
+        objective = self.oracle.objective
+        others = {
+            name: value
+            for name, value in arguments.items()
+            if name not in (*_NEUTRAL, *_DATA)
+            and not (name == BATCH_SIZE and BATCH_SIZE in schedules)
+        }
+        return {
+            "seed": seed,
+            "hyperparameters": static_values(hp, schedules),
+            "objective": [objective.name, objective.direction],
+            "data": data.fingerprint,
+            "fit": others,
+            "apply": {
+                name: identity.source_digest(schedule.apply)
+                for name, schedule in schedules.items()
+                if schedule.apply is not None
+            },
+            "program": [
+                self._code_version,
+                identity.source_digest(self.hypermodel.build),
+                identity.source_digest(self.hypermodel.fit),
+            ],
+            **identity.of_model(model, schedules),
+            **identity.of_machine(),
+            **identity.of_settings(),
+        }
+
+    def _warm_model(
+        self, root: str, model: keras.Model, schedules: Mapping[str, Schedule]
+    ) -> tuple[WarmModel, TrainingState | None]:
+        """A compiled model to train, and the state to begin with if it was trained."""
+        fresh = WarmModel(model, schedules)
+        fresh.build_optimizer(schedules)
+        warm = self._warm.pop(root, None)
+        initial = None
+        if warm is None or not model.built:
+            warm = fresh
+        else:
+            initial = TrainingState.of(model, 0, root)
+        self._warm[root] = warm
+        while len(self._warm) > max(1, self._warm_models):
+            self._warm.popitem(last=False)
+        if self._warm_models == 0:
+            self._warm.clear()
+        return warm, initial
+
+    def _save_best(
+        self,
+        trial: Trial,
+        training: StagedTraining,
+        model: keras.Model,
+        callbacks: Sequence[Any],
+    ) -> None:
+        """Writes the weights of the best epoch where KerasTuner looks for them."""
+        if training.best is not None:
+            for variable, value in zip(
+                model.variables, training.best.weights, strict=True
+            ):
+                variable.assign(value)
+            for callback in callbacks:
+                if stage_callbacks.saves_best_epoch(callback):
+                    epoch = training.best.epoch
+                    callback.set_model(model)
+                    callback.on_epoch_end(epoch, training.history[epoch])
+        # Private: where `load_model` looks for the shapes of models without an input.
+        path = self._get_build_config_fname(trial.trial_id)
+        files.write_atomically(path, files.dumps(model.get_build_config()))
+
+
+class StageTuner(DiagnosedTuner, _TrainsInStages):
+    """Trains every beginning that trials share once.
+
+    What changes during a training is declared with `stages.schedule` in `build`. Every
+    trial goes on from the deepest state on its path that an earlier trial has left,
+    here, in another process or in another study with the same `stage_dir`. Its weights,
+    its optimizer and its history are those, bit for bit, of a training from its first
+    epoch with the same seed on the same machine.
+
+    All trials with the same architecture begin with the same weights and see the rows
+    in the same order, which is drawn anew for every epoch (`stages.epoch_order`). This
+    makes them comparable; they are no independent samples.
+
+    Random numbers must come from Keras's layers or from a `SeedGenerator` that belongs
+    to the model. `fit` must not depend on `hp`.
+
+    Args:
+        hypermodel: a function that builds a model, or a `keras_tuner.HyperModel`.
+        oracle: of the search. With grid search and random search staged trials are the
+            trials; adaptive oracles see the same results in the same order, too.
+        epochs: of every trial; Hyperband and successive halving have their own.
+        seed: of all trainings.
+        stage_dir: folder of the states; by default `stages` in the project.
+        disk_budget: most bytes of states, such as 2_000_000_000 or "2GB"; by default
+            there is no limit. What has to go is trained again when it is needed.
+        code_version: a name for whatever else a training depends on that is in the
+            source of neither `build`, `fit`, layers nor losses: helper functions.
+        data_version: a name for data that is not in arrays. A `tf.data.Dataset` must
+            give the same batches in the same order in every epoch.
+        stateless: classes of callbacks that neither change the training nor keep a
+            state from epoch to epoch.
+        warm_models: compiled models that are kept for trials to come.
+        **kwargs: arguments of `DiagnosedTuner`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Attributes:
+        usage: epochs of the trials so far, epochs trained for them, and the seconds in
+            which states were written and read, in this process.
+    """
+
+    def __init__(
+        self,
+        hypermodel: Any = None,
+        oracle: keras_tuner.Oracle | None = None,
+        *,
+        epochs: int | None = None,
+        seed: int = 0,
+        stage_dir: str | os.PathLike[str] | None = None,
+        disk_budget: int | str | None = None,
+        code_version: str = "",
+        data_version: str | None = None,
+        stateless: Sequence[type[keras.callbacks.Callback]] = (),
+        warm_models: int = 4,
+        **kwargs: Any,
+    ) -> None:
+        if oracle is None:
+            raise ValueError("`oracle` must be given, got None.")
+        if epochs is not None and epochs < 1:
+            raise ValueError(f"`epochs` must be at least 1, got {epochs}.")
+        if warm_models < 0:
+            raise ValueError(f"`warm_models` must be at least 0, got {warm_models}.")
+        if kwargs.get("distribution_strategy") is not None:
+            raise ValueError(
+                "`distribution_strategy` must be None for staged trials, got "
+                f"{kwargs['distribution_strategy']!r}."
+            )
+        budget = byte_count(disk_budget)
+        self.seed = seed
+        self.epochs = epochs
+        self.usage = Usage()
+        self._code_version = code_version
+        self._data_version = data_version
+        self._stateless = tuple(stateless)
+        self._warm = collections.OrderedDict()
+        self._warm_models = warm_models
+        self._data = None
+        super().__init__(oracle, hypermodel, **kwargs)
+        folder = pathlib.Path(stage_dir or pathlib.Path(self.project_dir) / "stages")
+        self.stage_store = StageStore(folder, budget)
+        self._max_epochs = self._max_epochs or epochs
+
+    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+        """Searches; takes the arguments of `fit`, as KerasTuner's tuners do.
+
+        `epochs` may be given here instead of in the constructor.
+        """
+        planned = instead_of_search.get()
+        if planned is not None:
+            planned(self, fit_kwargs.get("epochs"))
+            return
+        self._data = None
+        try:
+            super().search(*fit_args, **fit_kwargs)
+        finally:
+            self._data = None
+
+    def _origin(self, trial: Trial) -> str:
+        """All trials begin with the same seed."""
+        return "stages"
+
+
+class _Data:
+    """The data of a search.
+
+    Args:
+        arguments: those of `fit`.
+        seed: of the training.
+        version: the user's name for data that is not in arrays.
+    """
+
+    def __init__(
+        self, arguments: Mapping[str, Any], seed: int, version: str | None
+    ) -> None:
+        self._of = [arguments.get(name) for name in _DATA]
+        self._seed = seed
+        x, y, weights, validation = self._of
+        split = arguments.get("validation_split") or 0.0
+        self.rows = None
+        if all(hasattr(leaf, "__array__") for leaf in keras.tree.flatten(x)):
+            train = [_as_arrays(each) for each in (x, y, weights)]
+            if split and validation is None:
+                count = len(keras.tree.flatten(train[0])[0])
+                first = int(count * (1 - split))
+                validation = tuple(_slice(each, first, None) for each in train)
+                train = [_slice(each, None, first) for each in train]
+            while train[-1] is None:
+                train.pop()
+            shuffle = bool(arguments.get("shuffle", True))
+            self.rows = OrderedRows(tuple(train), seed, shuffle)
+        self._validation = validation
+        self.fingerprint = {
+            "version": version,
+            **{
+                name: identity.of_data(value, version)
+                for name, value in zip(_DATA, self._of, strict=True)
+            },
+        }
+
+    def is_of(self, arguments: Mapping[str, Any], seed: int) -> bool:
+        """Whether these are the data of such a training."""
+        same = zip(self._of, map(arguments.get, _DATA), strict=True)
+        return self._seed == seed and all(one is other for one, other in same)
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `fit` without those that a staged training sets itself."""
+        left = {name: value for name, value in given.items() if name not in _NEUTRAL}
+        left["verbose"] = given.get("verbose", "auto")
+        if self.rows is not None:
+            for name in ("x", "y", "sample_weight", "shuffle", "validation_split"):
+                left.pop(name, None)
+            left["validation_data"] = self._validation
+            left["shuffle"] = False  # else Keras warns that it does not shuffle
+        return left
+
+
+@contextlib.contextmanager
+def _fatal() -> Iterator[None]:
+    """Within it a mistake of the user ends the search, not only the trial."""
+    try:
+        yield
+    except ValueError as error:
+        raise keras_tuner.errors.FatalValueError(str(error)) from error
+
+
+def _history(training: StagedTraining) -> keras.callbacks.History:
+    """The history of all epochs, as one `fit` would have returned it."""
+    history = keras.callbacks.History()
+    history.epoch = list(range(len(training.history)))
+    history.history = {}
+    for logs in training.history:
+        for name, value in logs.items():
+            history.history.setdefault(name, []).append(value)
+    for name, value in training.channel.items():
+        history.history[name] = [value] * len(training.history)
+    return history
+
+
+def _as_arrays(data: Any) -> Any:
+    """Data as Keras would train it: as arrays, without double precision."""
+
+    def convert(leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
+        return array.astype(keras.config.floatx()) if array.dtype == "f8" else array
+
+    return None if data is None else keras.tree.map_structure(convert, data)
+
+
+def _slice(data: Any, first: int | None, last: int | None) -> Any:
+    if data is None:
+        return None
+    return keras.tree.map_structure(lambda leaf: leaf[first:last], data)
