@@ -136,6 +136,11 @@ class DiagnosisCallback(keras.callbacks.Callback):
         return self._settings.diagnosis
 
     @property
+    def stops(self) -> bool:
+        """Whether a harmful verdict ends the training."""
+        return self._settings.stop
+
+    @property
     def verdict(self) -> Verdict | None:
         """The verdict that ended the training, or would have; else the last finding."""
         self._own("verdict")

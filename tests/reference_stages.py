@@ -42,6 +42,7 @@ def full_training(
     keras.utils.set_random_seed(seed)
     keras.backend.clear_session()
     model = build()
+    model.optimizer.build(model.trainable_variables)
     history: dict[str, list[float]] = {}
     set_before: dict[str, float] = {}
     kept = Kept()

@@ -52,7 +52,7 @@ def dense(optimizer: Any, **compiled: Any) -> keras.Model:
     """The smallest model with random numbers in its training."""
     layers = keras.layers
     model = keras.Sequential([keras.Input((36,)), layers.Dropout(0.2), layers.Dense(1)])
-    model.compile(optimizer, "mse", **({"run_eagerly": True} | compiled))
+    model.compile(optimizer, **({"loss": "mse", "run_eagerly": True} | compiled))
     return model
 
 

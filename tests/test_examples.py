@@ -23,6 +23,7 @@ PRINTED = {
         "1 top trials stand behind the bound",
     ],
     "06_record_a_study": ["digits trial 2: val_accuracy", "trials ended"],
+    "08_stage_tree": ["merge rate", "133 epochs were trained, 133 were planned"],
 }
 
 
@@ -55,6 +56,7 @@ def test_example_runs(path, tmp_path):
         "replay.py --smoke",
         "studies.py --smoke",
         "tabular.py --smoke",
+        "stages.py --smoke",
     ],
 )
 def test_benchmark_runs(command, tmp_path):

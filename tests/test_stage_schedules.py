@@ -191,7 +191,7 @@ def test_options_are_ordinary_hyperparameters() -> None:
         "rate/factor": "Choice",
     }
     assert hp.space[2].values == [0.1, 0.3, 0.5]
-    assert made.chosen == hp.values
+    assert {f"rate/{key}": value for key, value in made.chosen.items()} == hp.values
     hp.values.update({"rate/milestone_1": 15, "rate/factor": 0.5, "rate/start": 0.04})
     again = schedule(hp, "rate", "step", start=Range(1e-3, 1e-1, "log"),
                      milestones=([10, 15], 20), factor=Range(0.1, 0.5, levels=3))  # fmt: skip

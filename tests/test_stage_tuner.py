@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import tempfile
 from typing import Any
 
 import keras
@@ -19,6 +20,10 @@ from staging import EPOCHS, FIT, ROWS, STEPS, dense, network, searched, tuner
 import kt_bttackler as ktb
 from kt_bttackler import stages
 from kt_bttackler.stages import schedules
+from kt_bttackler.stages.order import OrderedRows
+from kt_bttackler.stages.staged_training import StagedTraining, Usage, WarmModel
+from kt_bttackler.stages.store import StageStore
+from kt_bttackler.training_state import TrainingState
 
 
 def values(build: Any, trial: Any, epochs: int = EPOCHS) -> list[dict[str, float]]:
@@ -129,43 +134,47 @@ def test_a_second_study_trains_nothing_anew(tmp_path: Any) -> None:
     assert np.isfinite(second.get_best_models(1)[0].get_weights()[0]).all()
 
 
+def study_of_one(folder: Any, name: str, fit: Any = None, **changes: Any) -> int:
+    """Epochs trained for one trial of one epoch."""
+    optimizer, compiled = changes.pop("optimizer", {}), changes.pop("compiled", {})
+
+    def build(hp: Any) -> keras.Model:
+        rate = stages.schedule(hp, "learning_rate", "constant", value=[0.01])
+        return dense(keras.optimizers.Adam(rate, **optimizer), **compiled)
+
+    stage_dir = folder / "stages"
+    made = tuner(
+        build, folder, epochs=1, stage_dir=stage_dir, project_name=name, **changes
+    )
+    return searched(made, fit=ROWS | (fit or {})).trained
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: Any) -> Any:
+    """A folder in which that trial was trained."""
+    folder = tmp_path_factory.mktemp("studied")
+    assert study_of_one(folder, "first") == 1
+    assert study_of_one(folder, "same") == 0
+    return folder
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("name", "change"),
     [
-        {"seed": 1},
-        {"code_version": "2"},
-        {"fit": {"shuffle": False}},
-        {"fit": {"class_weight": {0: 1.0, 1: 2.0}}},
-        {"fit": {"validation_batch_size": 5}},
-        {"fit": {"x": ROWS["x"] + 1}},
-        {"fit": {"validation_data": (ROWS["x"], ROWS["y"])}},
-        {"optimizer": {"beta_1": 0.8}},
-        {"compiled": {"metrics": ["mae"]}},
-        {"compiled": {"loss": "mae"}},
+        ("seed", {"seed": 1}),
+        ("version", {"code_version": "2"}),
+        ("shuffle", {"fit": {"shuffle": False}}),
+        ("weights", {"fit": {"class_weight": {0: 1.0, 1: 2.0}}}),
+        ("batches", {"fit": {"validation_batch_size": 5}}),
+        ("x", {"fit": {"x": ROWS["x"] + 1}}),
+        ("validation", {"fit": {"validation_data": (ROWS["x"], ROWS["y"])}}),
+        ("optimizer", {"optimizer": {"beta_1": 0.8}}),
+        ("metrics", {"compiled": {"metrics": ["mae"]}}),
+        ("loss", {"compiled": {"loss": "mae"}}),
     ],
-    ids=str,
 )
-def test_nothing_stale_is_reused(change: Any, tmp_path: Any) -> None:
-    def study(name: str, fit: Any = None, **changes: Any) -> int:
-        optimizer, compiled = changes.pop("optimizer", {}), changes.pop("compiled", {})
-
-        def build(hp: Any) -> keras.Model:
-            rate = stages.schedule(hp, "learning_rate", "constant", value=[0.01])
-            return dense(keras.optimizers.Adam(rate, **optimizer), **compiled)
-
-        made = tuner(
-            build,
-            tmp_path,
-            epochs=1,
-            stage_dir=tmp_path / "s",
-            project_name=name,
-            **changes,
-        )
-        return searched(made, fit=ROWS | (fit or {})).trained
-
-    assert study("first") == 1
-    assert study("same") == 0
-    assert study("other", **change) == 1
+def test_nothing_stale_is_reused(name: str, change: Any, studied: Any) -> None:
+    assert study_of_one(studied, name, **change) == 1
 
 
 def test_static_values_part_the_roots(tmp_path: Any) -> None:
@@ -187,7 +196,7 @@ def test_successive_halving_goes_on_with_stages(tmp_path: Any) -> None:
     ends = searched(made, fit=ROWS)
     epochs = [t.hyperparameters.values["tuner/epochs"] for t in oracle.trials.values()]
     assert sorted(epochs) == [1, 1, 1, 1, 2, 2, 4]
-    # Four trials begin with the same epoch; two of them part after the second.
+    # The seven trials have 12 epochs; before the last rung all are the same.
     sequences = {
         tuple(
             tuple(v.items())
@@ -196,7 +205,7 @@ def test_successive_halving_goes_on_with_stages(tmp_path: Any) -> None:
         for trial, length in zip(oracle.trials.values(), epochs, strict=True)
         for n in range(length)
     }
-    assert ends.trained == len(sequences) < 4
+    assert ends.trained == len(sequences) == 4
     for trial_id, trial in oracle.trials.items():
         length = trial.hyperparameters.values["tuner/epochs"]
         _, history = reference.full_training(
@@ -210,47 +219,66 @@ def test_successive_halving_goes_on_with_stages(tmp_path: Any) -> None:
         assert histories[trial_id] == history
 
 
-@pytest.mark.timeout(300)
-@settings(max_examples=8, deadline=None)
-@given(st.sets(st.integers(1, EPOCHS - 1)), st.booleans())
-def test_wherever_it_is_cut_it_is_the_same(cuts: set[int], warm: bool) -> None:
-    """Trainings that end at random epochs, each of which goes on with the last."""
-    import tempfile
-
-    expected = _uncut()
-    with tempfile.TemporaryDirectory() as folder:
-        for end in [*sorted(cuts), EPOCHS]:
-            made = tuner(
-                _build_one,
-                folder,
-                epochs=end,
-                stage_dir=f"{folder}/stages",
-                project_name=str(end),
-                warm_models=int(warm),
-            )
-            histories = staging.histories(made)
-            ends = searched(made, fit=ROWS)
-        assert ends.epochs["0"] == list(range(max(cuts, default=0), EPOCHS))
-        assert (ends.digests["0"], histories["0"]) == expected
-
-
 def _build_one(hp: Any) -> keras.Model:
     rate = stages.schedule(hp, "learning_rate", "exponential", start=[0.01], rate=0.7)
     return dense(keras.optimizers.Adam(rate))
 
 
-def _uncut(found: list[Any] = []) -> Any:  # noqa: B006
-    if not found:
-        model, history = reference.full_training(
-            lambda: dense(keras.optimizers.Adam(0.01)),
-            [{"learning_rate": float(f"{0.01 * 0.7**e:.12g}")} for e in range(EPOCHS)],
-            ROWS["x"],
-            ROWS["y"],
-            ROWS["validation_data"],
-            batch_size=20,
-        )
-        found.append((reference.digest(model), history))
-    return found[0]
+def trained_until(epochs: int, folder: Any, warm: WarmModel | None = None) -> Any:
+    """A training that goes on from what is in the folder; its model, and itself."""
+    hp = keras_tuner.HyperParameters()
+    keras.utils.set_random_seed(reference.seed_of(0))
+    with schedules.collecting() as declared:
+        model = _build_one(hp)
+    fresh = WarmModel(model, declared)
+    fresh.build_optimizer(declared)
+    training = StagedTraining(
+        warm or fresh,
+        declared,
+        epochs,
+        "root",
+        StageStore(folder),
+        lambda model, **arguments: model.fit(**arguments),
+        OrderedRows((ROWS["x"], ROWS["y"]), reference.seed_of(0), shuffle=True),
+        {name: ROWS[name] for name in ("validation_data", "batch_size", "verbose")},
+        [],
+        keras_tuner.Objective("val_loss", "min"),
+        Usage(),
+        "0",
+        None,
+    )
+    training.run(TrainingState.of(model, 0, "root"))
+    return warm or fresh, training
+
+
+@pytest.fixture(scope="module")
+def uncut() -> Any:
+    model, history = reference.full_training(
+        lambda: dense(keras.optimizers.Adam(0.01)),
+        [{"learning_rate": float(f"{0.01 * 0.7**e:.12g}")} for e in range(EPOCHS)],
+        ROWS["x"],
+        ROWS["y"],
+        ROWS["validation_data"],
+        batch_size=20,
+    )
+    return reference.digest(model), history
+
+
+@settings(max_examples=10, deadline=None)
+@given(cuts=st.sets(st.integers(1, EPOCHS - 1)), warm=st.booleans())
+def test_wherever_it_is_cut_it_is_the_same(
+    cuts: set[int], warm: bool, uncut: Any
+) -> None:
+    """Trainings that end at random epochs, each of which goes on with the last."""
+    model, trained = None, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for end in [*sorted(cuts), EPOCHS]:
+            model, training = trained_until(end, folder, model if warm else None)
+            trained += training._usage.trained
+    assert trained == EPOCHS
+    names = training.history[0]
+    history = {name: [logs[name] for logs in training.history] for name in names}
+    assert (reference.digest(model.model), history) == uncut
 
 
 def test_early_stopping_is_each_trial_s_own(tmp_path: Any) -> None:
@@ -293,7 +321,6 @@ def test_callbacks_that_change_or_remember_are_refused(
     made = tuner(staging.build_dense, tmp_path)
     with pytest.raises(ValueError, match=f"got {type(callback).__name__}"):
         made.search(**ROWS, callbacks=[callback])
-    assert not made.oracle.trials
 
 
 def test_the_budget_is_kept(tmp_path: Any) -> None:
@@ -307,34 +334,6 @@ def test_the_budget_is_kept(tmp_path: Any) -> None:
     assert histories == expected
     assert made.usage.trained >= free.usage.trained == 13
     assert free.stage_store.disk_usage() > 60_000
-
-
-def test_without_room_everything_is_trained(tmp_path: Any) -> None:
-    made = tuner(staging.build_dense, tmp_path, disk_budget=0)
-    assert searched(made, fit=ROWS).trained == 20
-
-
-def test_damaged_states_are_trained_again(tmp_path: Any) -> None:
-    first = tuner(staging.build_dense, tmp_path, stage_dir=tmp_path / "s", epochs=3)
-    expected = staging.histories(first)
-    searched(first, fit=ROWS)
-    files = sorted((tmp_path / "s").glob("*/*"))
-    for path in files:
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 0xFF
-        path.write_bytes(content)
-    second = tuner(
-        staging.build_dense,
-        tmp_path,
-        stage_dir=tmp_path / "s",
-        epochs=3,
-        project_name="q",
-    )
-    histories = staging.histories(second)
-    with pytest.warns(RuntimeWarning, match="is damaged and was removed"):
-        ends = searched(second, fit=ROWS)
-    assert histories == expected
-    assert ends.trained == first.usage.trained
 
 
 def test_the_root_says_what_it_is_made_of(tmp_path: Any) -> None:

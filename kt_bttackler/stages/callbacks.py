@@ -15,6 +15,7 @@ import keras
 import keras_tuner
 
 from kt_bttackler.callback import DiagnosisCallback
+from kt_bttackler.stages.verdicts import judge_name
 
 # They keep no state that a training which goes on would miss.
 _WITHOUT_STATE = (
@@ -51,6 +52,14 @@ def check(
                 "is declared with `stages.schedule`; a callback that only watches is "
                 "declared with `stateless=`."
             )
+
+
+def judge_of(callbacks: Sequence[Any]) -> str | None:
+    """Names the diagnosis that may end a trial; `None` if none may."""
+    for callback in callbacks:
+        if isinstance(callback, DiagnosisCallback) and callback.stops:
+            return judge_name(callback.diagnosis)
+    return None
 
 
 def saves_best_epoch(callback: Any) -> bool:

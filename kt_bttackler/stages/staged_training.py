@@ -15,6 +15,8 @@ from kt_bttackler.stages.order import OrderedRows
 from kt_bttackler.stages.schedules import Schedule
 from kt_bttackler.stages.store import Best, Logs, StageState, StageStore, state_ids
 from kt_bttackler.stages.tree import Values, values_of
+from kt_bttackler.stages.turns import Turn
+from kt_bttackler.stages.verdicts import StageVerdict
 from kt_bttackler.training_state import TrainingState
 
 BATCH_SIZE = "batch_size"
@@ -32,6 +34,8 @@ class Usage:
         trained: epochs that were trained for them.
         saving: seconds in which states were written.
         loading: seconds in which states were looked for and read.
+        waiting: seconds in which another process trained what was needed.
+        cancelled: trials that were ended by a verdict on a stage of another trial.
     """
 
     trials: int = 0
@@ -39,6 +43,8 @@ class Usage:
     trained: int = 0
     saving: float = 0.0
     loading: float = 0.0
+    waiting: float = 0.0
+    cancelled: int = 0
 
 
 class WarmModel:
@@ -135,6 +141,8 @@ class StagedTraining:
         callbacks: those of the trial.
         objective: that of the search.
         usage: counts what is done.
+        trial: id of the trial.
+        judge: names the diagnosis that may end it; `None` if none may.
     """
 
     def __init__(
@@ -150,6 +158,8 @@ class StagedTraining:
         callbacks: Sequence[Any],
         objective: Any,
         usage: Usage,
+        trial: str,
+        judge: str | None,
     ) -> None:
         self.epochs = epochs
         self.history: list[Logs] = []
@@ -165,11 +175,15 @@ class StagedTraining:
         self._callbacks = list(callbacks)
         self._objective = objective
         self._usage = usage
+        self._trial = trial
+        self._judge = judge
         self._sequence = values_of(schedules.values(), epochs)
         self._ids = state_ids(root, self._sequence)
         self._branches = set().union(*(s.branches(epochs) for s in schedules.values()))
         self._kept = 0  # epochs of the last state that is in the store
-        self._state: TrainingState | None = None  # of the end of the last `fit`
+        # What the model is to be given before it is trained; None: it is in it.
+        self._state: TrainingState | None = None
+        self._turn = self._next_turn()
         self._segment_end = 0
         self._over = False
 
@@ -179,32 +193,66 @@ class StagedTraining:
         Args:
             initial: what the training begins with; `None` if the model is in it.
         """
+        stage_callbacks.prepare(self._callbacks)
+        self._state = initial
+        verdict = self._inherited()
+        if verdict is not None:
+            self.epochs = verdict.epoch
+        self._go_on()
+        if verdict is not None:
+            # The stage may have been broken off, or its state had to make room.
+            self.history = [dict(logs) for logs in verdict.history]
+            self.channel = dict(verdict.entries)
+            self._usage.cancelled += 1
+        try:
+            while not self._over and len(self.history) < self.epochs:
+                self._wait_for_turn()
+                if not self._go_on():
+                    self._fit_segment()
+        finally:
+            self._turn.release()
+        self._note_verdict(verdict)
+        self._usage.trials += 1
+        self._usage.epochs += len(self.history)
+
+    def _inherited(self) -> StageVerdict | None:
+        """The verdict that another trial has met on the path of this one."""
+        if self._judge is None:
+            return None
+        for name in ["root", *self._ids[1:]]:
+            verdict = self._store.verdict(self._root, name, self._judge)
+            if verdict is None or not verdict.concerns(self._sequence):
+                continue
+            if verdict.epoch <= self.epochs:
+                return verdict
+        return None
+
+    def _note_verdict(self, inherited: StageVerdict | None) -> None:
+        if self._judge is None or inherited is not None:
+            return
+        found = StageVerdict.of(self.channel, self.history, self._trial)
+        if found is not None:
+            name = self._ids[len(self.history)]
+            self._store.note_verdict(self._root, name, self._judge, found)
+
+    def _go_on(self) -> bool:
+        """Goes on with the deepest state on the path, if it is deeper than this one.
+
+        A trial that a callback ends earlier becomes as short as that.
+        """
         begun = time.perf_counter()
         found = self._deepest()
-        state = initial if found is None else found.training
         if found is not None:
             self.history = list(found.history)
             self.best = found.best
             self._kept = found.training.epoch
-            found.training.restore_random_numbers()
-        if len(self.history) < self.epochs and state is not None:
-            state.restore(self._warm.model)
+            self._state = found.training
         self._usage.loading += time.perf_counter() - begun
-        before = len(self.history)
-        while not self._over and len(self.history) < self.epochs:
-            self._fit_segment()
-        self._usage.trials += 1
-        self._usage.epochs += len(self.history)
-        self._usage.trained += len(self.history) - before
+        return found is not None
 
     def _deepest(self) -> StageState | None:
-        """The state with most epochs on the path of the trial.
-
-        A trial that a callback ends earlier becomes as short as that.
-        """
         model = self._warm.model
-        stage_callbacks.prepare(self._callbacks)
-        for epochs in range(self.epochs, 0, -1):
+        for epochs in range(self.epochs, len(self.history), -1):
             if epochs > self.epochs:
                 continue
             name = self._ids[epochs]
@@ -220,8 +268,23 @@ class StagedTraining:
                 return state
         return None
 
+    def _wait_for_turn(self) -> None:
+        """Waits while another process trains what this trial needs next."""
+        self._turn.release()
+        self._turn = self._next_turn()
+        begun = time.perf_counter()
+        self._turn.take()
+        self._usage.waiting += time.perf_counter() - begun
+
+    def _next_turn(self) -> Turn:
+        """The right to train up to the next state."""
+        done = len(self.history)
+        ends = [epoch for epoch in self._branches if epoch > done]
+        return self._store.turn(self._root, self._ids[min([*ends, self.epochs])])
+
     def _fit_segment(self) -> None:
         """Trains the epochs that have the same batch size."""
+        model = self._warm.model
         start = len(self.history)
         sizes = [dict(values).get(BATCH_SIZE) for values in self._sequence]
         end = start
@@ -229,9 +292,11 @@ class StagedTraining:
             end += 1
         self._segment_end = end
         if self._state is not None:
-            # With averaged weights `fit` ends with others than it trained.
-            self._state.restore(self._warm.model)
+            begun = time.perf_counter()
+            self._state.restore(model)
+            self._state.restore_random_numbers()
             self._state = None
+            self._usage.loading += time.perf_counter() - begun
         arguments = dict(self._arguments)
         if self._rows is not None:
             default = arguments.pop(BATCH_SIZE, None) or _DEFAULT_BATCH_SIZE
@@ -241,15 +306,14 @@ class StagedTraining:
             arguments["validation_batch_size"] = (
                 arguments.get("validation_batch_size") or size
             )
-        keeper = _Keeper(self)
         self._fit(
-            self._warm.model,
+            model,
             initial_epoch=start,
             epochs=end,
-            callbacks=[_Setter(self), *self._callbacks, keeper],
+            callbacks=[_Setter(self), *self._callbacks, _Keeper(self)],
             **arguments,
         )
-        told = self._warm.model.history.history
+        told = model.history.history
         seen = {name for logs in self.history for name in logs}
         self.channel = {n: v[-1] for n, v in told.items() if n not in seen and v}
 
@@ -275,6 +339,7 @@ class StagedTraining:
         """
         model = self._warm.model
         self.history.append(logs)
+        self._usage.trained += 1
         if self._improves(logs):
             self.best = Best(epoch, [variable.numpy() for variable in model.variables])
         self._over = bool(model.stop_training) or not whole
@@ -282,8 +347,19 @@ class StagedTraining:
         branch = epoch + 1 in self._branches
         if whole and (ends or branch):
             self._keep(epoch + 1, branch)
-        if epoch + 1 == self._segment_end < self.epochs:
+        if ends:
+            return
+        if branch and not self._take_next_turn():
+            model.stop_training = True
+        if epoch + 1 == self._segment_end or model.stop_training:
+            # With averaged weights `fit` ends with others than it trained.
             self._state = TrainingState.of(model, epoch + 1, self._root)
+
+    def _take_next_turn(self) -> bool:
+        """Whether this process is to train what follows; another may be faster."""
+        self._turn.release()
+        self._turn = self._next_turn()
+        return self._turn.take(wait=False)
 
     def _improves(self, logs: Logs) -> bool:
         if not self._objective.has_value(logs):

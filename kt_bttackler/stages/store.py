@@ -7,6 +7,7 @@ so far. So trials, studies and processes share a folder without telling each oth
     <root>/<id>.npz            state of the training
     <root>/<id>.best.npz       weights of the best epoch, if it was an earlier one
     <root>/<id>.json           epoch, history, sizes, checksums; written last
+    <root>/<id>.<judge>.verdict    what a diagnosis said of the stage that ends there
 
 What is damaged counts as missing: the training goes on from an earlier state.
 """
@@ -28,6 +29,8 @@ import numpy as np
 from kt_bttackler import files
 from kt_bttackler.fuses import warn
 from kt_bttackler.stages.tree import Values
+from kt_bttackler.stages.turns import Turn
+from kt_bttackler.stages.verdicts import StageVerdict
 from kt_bttackler.training_state import TrainingState
 
 # Of the names of states and roots: as many as no two will share by accident.
@@ -216,6 +219,47 @@ class StageStore:
         files.write_atomically(path, files.dumps(about))
         return True
 
+    def note_verdict(
+        self, root: str, name: str, judge: str, verdict: StageVerdict
+    ) -> None:
+        """Keeps a verdict on a stage; a fault costs a warning.
+
+        Args:
+            root: name of the root.
+            name: that of the state at the end of the stage.
+            judge: names the diagnosis.
+            verdict: what it said.
+        """
+        names = [name, "root"] if verdict.scope == "static" else [name]
+        for each in names:
+            path = self.folder / root / f"{each}.{judge}.verdict"
+            try:
+                files.write_atomically(path, files.dumps(dataclasses.asdict(verdict)))
+            except OSError as error:
+                warn(f"a verdict is not kept: {error}")
+
+    def verdict(self, root: str, name: str, judge: str) -> StageVerdict | None:
+        """The verdict on a stage, or on all of a root, whose name is "root"."""
+        path = self.folder / root / f"{name}.{judge}.verdict"
+        try:
+            fields = files.loads(path.read_text(encoding="utf-8"))
+            return StageVerdict(
+                cause=str(fields["cause"]),
+                entries=_numbers(fields["entries"]),
+                history=[_numbers(logs) for logs in fields["history"]],
+                trial=str(fields["trial"]),
+            )
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            warn(f"{path} is damaged and was removed: {error}")
+            path.unlink(missing_ok=True)
+            return None
+
+    def turn(self, root: str, name: str) -> Turn:
+        """The right to train up to a state, which one process has at a time."""
+        return Turn(self.folder / root / f"{name}.lock")
+
     def disk_usage(self) -> int:
         """Bytes of all files of the store."""
         return sum(_size(path) for path in self.folder.glob("*/*"))
@@ -254,10 +298,7 @@ class StageStore:
     def _about(self, path: pathlib.Path) -> dict[str, Any] | None:
         try:
             about: dict[str, Any] = files.loads(path.read_text(encoding="utf-8"))
-            about["history"] = [
-                {name: float(value) for name, value in logs.items()}
-                for logs in about["history"]
-            ]
+            about["history"] = [_numbers(logs) for logs in about["history"]]
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -275,6 +316,10 @@ class StageStore:
             freed += _size(each)
             each.unlink(missing_ok=True)
         return freed
+
+
+def _numbers(logs: Mapping[str, Any]) -> Logs:
+    return {name: float(value) for name, value in logs.items()}
 
 
 def _files_of(path: pathlib.Path) -> Iterator[pathlib.Path]:

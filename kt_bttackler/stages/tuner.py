@@ -88,6 +88,8 @@ class _TrainsInStages(keras_tuner.Tuner):
             [c for c in callbacks if not stage_callbacks.saves_best_epoch(c)],
             self.oracle.objective,
             self.usage,
+            trial.trial_id,
+            stage_callbacks.judge_of(callbacks),
         )
         training.run(initial)
         self._save_best(trial, training, warm.model, callbacks)
@@ -218,7 +220,7 @@ class StageTuner(DiagnosedTuner, _TrainsInStages):
 
     Attributes:
         usage: epochs of the trials so far, epochs trained for them, and the seconds in
-            which states were written and read, in this process.
+            which states were written, read and waited for, in this process.
     """
 
     def __init__(

@@ -1,0 +1,126 @@
+"""What a verdict on a stage means for the other trials that go through it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import pytest
+from staging import ROWS, dense, searched, tuner
+
+import kt_bttackler as ktb
+from kt_bttackler import channel, stages
+from kt_bttackler.catalog import known_indicators
+from kt_bttackler.diagnosis import Verdict
+from kt_bttackler.indicators import Finding
+from kt_bttackler.stages.store import StageStore
+from kt_bttackler.stages.verdicts import SCOPES, StageVerdict, judge_name
+
+LOGS = [{"loss": 1.0}, {"loss": 0.9}]
+
+
+def verdict(cause: str) -> StageVerdict:
+    return StageVerdict(cause, {}, LOGS, "0")
+
+
+def rates(*values: float) -> Any:
+    return [(("learning_rate", value),) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("cause", "same", "lowered", "other_start"),
+    [
+        ("AGV", True, True, True),
+        ("PLC", True, False, False),
+        ("HIGH_DROPOUT", True, True, True),
+        ("OVERFIT", False, False, False),
+        ("MSR", False, False, False),
+        ("ONE_OF_THE_USERS", False, False, False),
+    ],
+)
+def test_whom_a_verdict_concerns(
+    cause: str, same: bool, lowered: bool, other_start: bool
+) -> None:
+    found = verdict(cause)
+    assert found.concerns(rates(1, 1, 1, 1)) is same
+    # It is lowered at once, or later: both may cure it.
+    assert found.concerns(rates(1, 1, 0.1, 0.1)) is lowered
+    assert found.concerns(rates(1, 1, 1, 0.1)) is lowered
+    assert found.concerns(rates(2, 2, 2, 0.1)) is other_start
+
+
+def test_scopes_are_of_indicators_that_exist() -> None:
+    known = known_indicators()
+    assert set(SCOPES) <= set(known)
+    assert not any(known[name].benign for name in SCOPES)
+
+
+def test_benign_verdicts_and_none_are_nobody_else_s() -> None:
+    finding = Finding("NMG", 2, 1.0, 1.0, None, "", "value")
+    benign = Verdict(True, True, 2, "NMG", (finding,), "AnyFinding")
+    for entries in (channel.encode(benign, {}), channel.encode(None, {}), {}):
+        assert StageVerdict.of(entries, LOGS, "0") is None
+
+
+def build_exploding(hp: Any) -> keras.Model:
+    rate = stages.schedule(
+        hp,
+        "learning_rate",
+        "step",
+        start=[1e30, 0.01],
+        milestones=[2, 3],
+        factor=[0.1, 0.5],
+    )
+    return dense(keras.optimizers.SGD(rate))
+
+
+def test_a_sick_stage_ends_every_trial_that_depends_on_it(tmp_path: Any) -> None:
+    made = tuner(build_exploding, tmp_path)
+    ends = searched(made, ktb.DiagnosisCallback(), fit=ROWS)
+    trials = list(made.oracle.trials.values())
+    sick = [t for t in trials if t.hyperparameters.values["learning_rate/start"] > 1]
+    assert [trial.status for trial in sick] == ["STOPPED"] * 4
+    assert len({trial.message for trial in sick}) == 1
+    assert sick[0].message.startswith("AGV at epoch 1")
+    assert [trial.status for trial in trials].count("COMPLETED") == 4
+    assert made.usage.cancelled == 3
+    # One epoch of the sick ones, and the four others as without diagnosis.
+    assert ends.trained == 1 + 13
+    assert made.oracle.get_best_trials(1)[0].status == "COMPLETED"
+
+
+def test_a_second_study_knows_the_verdict(tmp_path: Any) -> None:
+    def study(name: str, *callbacks: Any) -> Any:
+        made = tuner(
+            build_exploding, tmp_path, stage_dir=tmp_path / "s", project_name=name
+        )
+        made.search(**ROWS, callbacks=list(callbacks))
+        return made.usage
+
+    assert study("first", ktb.DiagnosisCallback()).cancelled == 3
+    usage = study("second", ktb.DiagnosisCallback())
+    assert (usage.cancelled, usage.trained) == (4, 0)
+    # Another diagnosis judges for itself; who only watches, ends nothing.
+    lax = ktb.Diagnosis().without("PLC")
+    assert judge_name(lax) != judge_name(ktb.Diagnosis())
+    assert study("lax", ktb.DiagnosisCallback(lax)).cancelled == 3
+    assert study("watching", ktb.DiagnosisCallback(stop=False)).cancelled == 0
+
+
+def test_a_damaged_verdict_counts_as_none(tmp_path: Any) -> None:
+    store = StageStore(tmp_path)
+    store.note_verdict("root", "name", "judge", verdict("AGV"))
+    assert store.verdict("root", "name", "judge") == verdict("AGV")
+    (path,) = tmp_path.glob("*/*.verdict")
+    path.write_text("{")
+    with pytest.warns(RuntimeWarning, match="damaged and was removed"):
+        assert store.verdict("root", "name", "judge") is None
+    assert not list(tmp_path.glob("*/*.verdict"))
+
+
+def test_a_static_verdict_is_one_on_the_root(tmp_path: Any) -> None:
+    store = StageStore(tmp_path)
+    store.note_verdict("root", "name", "judge", verdict("HIGH_DROPOUT"))
+    assert store.verdict("root", "root", "judge") == verdict("HIGH_DROPOUT")
+    store.note_verdict("other", "name", "judge", verdict("AGV"))
+    assert store.verdict("other", "root", "judge") is None
