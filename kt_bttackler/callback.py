@@ -7,6 +7,7 @@ model.fit(x, y, epochs=20, callbacks=[ktb.DiagnosisCallback()])
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
@@ -139,6 +140,10 @@ class DiagnosisCallback(keras.callbacks.Callback):
     def stops(self) -> bool:
         """Whether a harmful verdict ends the training."""
         return self._settings.stop
+
+    @stops.setter
+    def stops(self, stops: bool) -> None:
+        self._settings = dataclasses.replace(self._settings, stop=stops)
 
     @property
     def verdict(self) -> Verdict | None:

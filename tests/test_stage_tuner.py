@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pathlib
 import tempfile
@@ -21,8 +22,9 @@ import kt_bttackler as ktb
 from kt_bttackler import stages
 from kt_bttackler.stages import schedules
 from kt_bttackler.stages.order import OrderedRows
-from kt_bttackler.stages.staged_training import StagedTraining, Usage, WarmModel
+from kt_bttackler.stages.staged_training import StagedTraining, Usage
 from kt_bttackler.stages.store import StageStore
+from kt_bttackler.stages.warm import WarmModel
 from kt_bttackler.training_state import TrainingState
 
 
@@ -281,6 +283,42 @@ def test_wherever_it_is_cut_it_is_the_same(
     assert (reference.digest(model.model), history) == uncut
 
 
+@pytest.mark.parametrize(
+    "oracle",
+    [
+        ktb.oracles.RandomSearchOracle("val_loss", max_trials=5, seed=0),
+        ktb.oracles.BayesianOptimizationOracle(
+            "val_loss", max_trials=5, num_initial_points=2, seed=0
+        ),
+        ktb.oracles.HyperbandOracle("val_loss", max_epochs=4, factor=2, seed=0),
+    ],
+    ids=lambda oracle: type(oracle).__bases__[-1].__name__,
+)
+def test_other_oracles(oracle: Any, tmp_path: Any) -> None:
+    """They see what they see without sharing, and no epoch is trained twice."""
+
+    def study(name: str, **arguments: Any) -> Any:
+        own = copy.deepcopy(oracle)
+        made = tuner(
+            staging.build_dense, tmp_path, own, project_name=name, epochs=4, **arguments
+        )
+        histories = staging.histories(made)
+        return own, histories, searched(made, fit=ROWS)
+
+    shared, histories, ends = study("shared")
+    alone, expected, without = study("alone", disk_budget=0)
+    assert histories == expected
+    assert [(t.score, t.hyperparameters.values) for t in shared.trials.values()] == [
+        (t.score, t.hyperparameters.values) for t in alone.trials.values()
+    ]
+    sequences = []
+    for trial in shared.trials.values():
+        epochs = trial.hyperparameters.values.get("tuner/epochs", 4)
+        of_trial = values(staging.build_dense, trial, epochs)
+        sequences.append(("", [tuple(each.items()) for each in of_trial]))
+    assert ends.trained == reference.unique_epochs(sequences) < without.trained
+
+
 def test_early_stopping_is_each_trial_s_own(tmp_path: Any) -> None:
     def stopping(patience: int) -> Any:
         # Nothing ever improves as much: ends after 1 + `patience` epochs.
@@ -373,6 +411,7 @@ def test_a_scheduled_batch_size_needs_arrays(tmp_path: Any) -> None:
         ({"oracle": None}, "`oracle` must be given"),
         ({"epochs": 0}, "`epochs` must be at least 1"),
         ({"warm_models": -1}, "`warm_models` must be at least 0"),
+        ({"control_share": 2}, r"`control_share` must be in \[0, 1\], got 2."),
         ({"disk_budget": "lots"}, "`disk_budget` must be a number of bytes"),
         ({"disk_budget": -1}, "`disk_budget` must be at least 0"),
         ({"distribution_strategy": object()}, "`distribution_strategy` must be None"),

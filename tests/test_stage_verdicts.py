@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import keras
 import pytest
+import staging
 from staging import ROWS, dense, searched, tuner
 
 import kt_bttackler as ktb
@@ -87,6 +89,42 @@ def test_a_sick_stage_ends_every_trial_that_depends_on_it(tmp_path: Any) -> None
     # One epoch of the sick ones, and the four others as without diagnosis.
     assert ends.trained == 1 + 13
     assert made.oracle.get_best_trials(1)[0].status == "COMPLETED"
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_many_trials_are_not_ended_by_one_seed(
+    confirmed: bool, tmp_path: Any, monkeypatch: Any
+) -> None:
+    made = tuner(build_exploding, tmp_path, second_opinion=3)
+    if not confirmed:  # with another seed all is well
+        train = made._train
+
+        def healthy(trial: Any, arguments: Any, seed: int, *others: Any) -> Any:
+            own = seed == made._seed_of(trial, 0)
+            none = types.SimpleNamespace(verdict=None)
+            return train(trial, arguments, seed, *others) if own else none
+
+        monkeypatch.setattr(made, "_train", healthy)
+    made.search(**ROWS, callbacks=[ktb.DiagnosisCallback()])
+    statuses = [trial.status for trial in made.oracle.trials.values()]
+    assert sorted(statuses) == ["COMPLETED"] * 4 + ["STOPPED"] * 4
+    if confirmed:
+        assert (made.usage.second_opinions, made.usage.cancelled) == (1, 3)
+        # With another seed the first epoch is trained once more.
+        assert made.usage.trained == 1 + 1 + 13
+    else:
+        assert (made.usage.second_opinions, made.usage.cancelled) == (4, 0)
+
+
+def test_some_trials_are_controls(tmp_path: Any, monkeypatch: Any) -> None:
+    found = StageVerdict("DEAD_UNITS", {}, [{"val_loss": 1.0}], "0")
+    monkeypatch.setattr(StageStore, "verdict", lambda *_: found)
+    made = tuner(staging.build_dense, tmp_path, control_share=1.0)
+    ends = searched(made, ktb.DiagnosisCallback(), fit=ROWS)
+    assert made.usage.controls == dict.fromkeys(made.oracle.trials, "DEAD_UNITS")
+    assert (made.usage.cancelled, ends.trained) == (0, 13)
+    statuses = {trial.status for trial in made.oracle.trials.values()}
+    assert statuses == {"COMPLETED"}
 
 
 def test_a_second_study_knows_the_verdict(tmp_path: Any) -> None:

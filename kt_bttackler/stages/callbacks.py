@@ -62,6 +62,21 @@ def judge_of(callbacks: Sequence[Any]) -> str | None:
     return None
 
 
+def same_diagnosis(callbacks: Sequence[Any], objective: Any) -> DiagnosisCallback:
+    """A callback with the diagnosis that may end a trial."""
+    for callback in callbacks:
+        if isinstance(callback, DiagnosisCallback) and callback.stops:
+            return DiagnosisCallback(callback.diagnosis, objective=objective)
+    raise ValueError("`callbacks` must have a DiagnosisCallback that stops, got none.")
+
+
+def watch_only(callbacks: Sequence[Any]) -> None:
+    """Lets no diagnosis end the trial."""
+    for callback in callbacks:
+        if isinstance(callback, DiagnosisCallback):
+            callback.stops = False
+
+
 def saves_best_epoch(callback: Any) -> bool:
     """Whether it is KerasTuner's, which writes the weights of every better epoch."""
     return type(callback).__name__ == "SaveBestEpoch"

@@ -14,13 +14,12 @@ from kt_bttackler.stages import callbacks as stage_callbacks
 from kt_bttackler.stages.order import OrderedRows
 from kt_bttackler.stages.schedules import Schedule
 from kt_bttackler.stages.store import Best, Logs, StageState, StageStore, state_ids
-from kt_bttackler.stages.tree import Values, values_of
+from kt_bttackler.stages.tree import values_of
 from kt_bttackler.stages.turns import Turn
 from kt_bttackler.stages.verdicts import StageVerdict
+from kt_bttackler.stages.warm import BATCH_SIZE, WarmModel
 from kt_bttackler.training_state import TrainingState
 
-BATCH_SIZE = "batch_size"
-_RATE = "learning_rate"
 _DEFAULT_BATCH_SIZE = 32
 
 
@@ -36,6 +35,9 @@ class Usage:
         loading: seconds in which states were looked for and read.
         waiting: seconds in which another process trained what was needed.
         cancelled: trials that were ended by a verdict on a stage of another trial.
+        second_opinions: verdicts that were asked for with another seed.
+        controls: by id, trials that were trained in spite of such a verdict, and its
+            cause.
     """
 
     trials: int = 0
@@ -45,85 +47,8 @@ class Usage:
     loading: float = 0.0
     waiting: float = 0.0
     cancelled: int = 0
-
-
-class WarmModel:
-    """A compiled model that several trainings use one after another.
-
-    To trace the training step of a model often takes longer than a short stage. Its
-    state is exchanged by assignment, which is exact.
-
-    Args:
-        model: compiled.
-        schedules: of the first training.
-
-    Raises:
-        ValueError: the optimizer has no attribute of the name of a schedule.
-    """
-
-    def __init__(self, model: keras.Model, schedules: Mapping[str, Schedule]) -> None:
-        self.model = model
-        self._functions: dict[Values, Any] = {}
-        self._current: Values | None = None
-        for name, schedule in schedules.items():
-            known = name in (_RATE, BATCH_SIZE) or hasattr(self._optimizer, name)
-            if schedule.apply is None and not known:
-                raise ValueError(
-                    "`name` of a schedule must be 'learning_rate', 'batch_size' or an "
-                    f"attribute of {type(self._optimizer).__name__} where there is no "
-                    f"`apply`, got {name!r}."
-                )
-
-    @property
-    def _optimizer(self) -> Any:
-        optimizer = self.model.optimizer
-        return getattr(optimizer, "inner_optimizer", optimizer)
-
-    def build_optimizer(self, schedules: Mapping[str, Schedule]) -> None:
-        """Makes the variables of the optimizer, if those of the model are there.
-
-        SGD and RMSprop make none for a momentum of 0, from which one may rise.
-        """
-        if not self.model.built or self.model.optimizer.built:
-            return
-        rising = "momentum" in schedules
-        if rising:
-            before, self._optimizer.momentum = self._optimizer.momentum, 0.5
-        self.model.optimizer.build(self.model.trainable_variables)
-        if rising:
-            self._optimizer.momentum = before
-
-    def set(self, values: Values, schedules: Mapping[str, Schedule]) -> None:
-        """Sets the values of an epoch.
-
-        All but the learning rate are constants of the traced training step, which is
-        made anew for other values, and kept.
-
-        Args:
-            values: those of the epoch.
-            schedules: by name.
-        """
-        traced = []
-        for name, value in values:
-            if name == _RATE and schedules[name].apply is None:
-                self.model.optimizer.learning_rate = value
-            elif name != BATCH_SIZE:
-                traced.append((name, value))
-        current = tuple(traced)
-        if current == self._current:
-            return
-        for name, value in current:
-            apply = schedules[name].apply
-            if apply is not None:
-                apply(self.model, value)
-            else:
-                setattr(self._optimizer, name, value)
-        if current in self._functions:
-            self.model.train_function = self._functions[current]
-        elif current:
-            self.model.make_train_function(force=True)
-            self._functions[current] = self.model.train_function
-        self._current = current
+    second_opinions: int = 0
+    controls: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class StagedTraining:
@@ -143,6 +68,7 @@ class StagedTraining:
         usage: counts what is done.
         trial: id of the trial.
         judge: names the diagnosis that may end it; `None` if none may.
+        control_share: share of the trials that are trained in spite of a verdict.
     """
 
     def __init__(
@@ -160,6 +86,7 @@ class StagedTraining:
         usage: Usage,
         trial: str,
         judge: str | None,
+        control_share: float = 0.0,
     ) -> None:
         self.epochs = epochs
         self.history: list[Logs] = []
@@ -177,6 +104,8 @@ class StagedTraining:
         self._usage = usage
         self._trial = trial
         self._judge = judge
+        self._control_share = control_share
+        self._is_own = True  # what the diagnosis says; not said of another trial
         self._sequence = values_of(schedules.values(), epochs)
         self._ids = state_ids(root, self._sequence)
         self._branches = set().union(*(s.branches(epochs) for s in schedules.values()))
@@ -196,7 +125,12 @@ class StagedTraining:
         stage_callbacks.prepare(self._callbacks)
         self._state = initial
         verdict = self._inherited()
+        if verdict is not None and self._is_control(verdict):
+            stage_callbacks.watch_only(self._callbacks)
+            self._usage.controls[self._trial] = verdict.cause
+            verdict = None
         if verdict is not None:
+            self._is_own = False
             self.epochs = verdict.epoch
         self._go_on()
         if verdict is not None:
@@ -211,7 +145,6 @@ class StagedTraining:
                     self._fit_segment()
         finally:
             self._turn.release()
-        self._note_verdict(verdict)
         self._usage.trials += 1
         self._usage.epochs += len(self.history)
 
@@ -227,13 +160,47 @@ class StagedTraining:
                 return verdict
         return None
 
-    def _note_verdict(self, inherited: StageVerdict | None) -> None:
-        if self._judge is None or inherited is not None:
-            return
-        found = StageVerdict.of(self.channel, self.history, self._trial)
-        if found is not None:
-            name = self._ids[len(self.history)]
-            self._store.note_verdict(self._root, name, self._judge, found)
+    def _is_control(self, verdict: StageVerdict) -> bool:
+        """Whether chance, the same in every process, chose the trial as a control.
+
+        What is not finite stays so: there is nothing to find out.
+        """
+        if verdict.cause == "AGV":
+            return False
+        return int(self._ids[-1][:8], 16) < self._control_share * 16**8
+
+    @property
+    def model(self) -> keras.Model:
+        """The model that trains."""
+        return self._warm.model
+
+    @property
+    def verdict(self) -> StageVerdict | None:
+        """The harmful verdict that ended this trial, as the first one that it ends."""
+        if not self._is_own or not self.history:
+            return None
+        return StageVerdict.of(self.channel, self.history, self._trial)
+
+    def at_stake(self, epoch: int) -> int:
+        """How many other trials may go through the first epochs of this one.
+
+        Args:
+            epoch: how many epochs these are.
+        """
+        count = 1
+        for schedule in self._schedules.values():
+            effects = schedule.first_effects(len(self._sequence))
+            for key, first in effects.items():
+                if first >= epoch:
+                    count *= len(schedule.axes[key].candidates)
+        return count - 1
+
+    def share_verdict(self) -> None:
+        """Lets the verdict end other trials, too."""
+        verdict = self.verdict
+        if verdict is not None and self._judge is not None:
+            name = self._ids[verdict.epoch]
+            self._store.note_verdict(self._root, name, self._judge, verdict)
 
     def _go_on(self) -> bool:
         """Goes on with the deepest state on the path, if it is deeper than this one.

@@ -12,29 +12,22 @@ from typing import Any
 
 import keras
 import keras_tuner
-import numpy as np
 from keras_tuner.engine.trial import Trial
 
-from kt_bttackler import files
+from kt_bttackler import context, files
 from kt_bttackler.diagnosed_tuner import DiagnosedTuner
 from kt_bttackler.stages import callbacks as stage_callbacks
 from kt_bttackler.stages import identity
-from kt_bttackler.stages.order import OrderedRows
+from kt_bttackler.stages.data import DATA, NEUTRAL, SearchData
 from kt_bttackler.stages.planning import instead_of_search, static_values
 from kt_bttackler.stages.schedules import Schedule, collecting
-from kt_bttackler.stages.staged_training import (
-    BATCH_SIZE,
-    StagedTraining,
-    Usage,
-    WarmModel,
-)
+from kt_bttackler.stages.staged_training import StagedTraining, Usage
 from kt_bttackler.stages.store import StageStore, byte_count
+from kt_bttackler.stages.verdicts import StageVerdict
+from kt_bttackler.stages.warm import BATCH_SIZE, WarmModel
 from kt_bttackler.training_state import TrainingState
 
 _FIT = inspect.signature(keras.Model.fit)
-# Arguments of `fit` that do not tell one training from another.
-_NEUTRAL = ("callbacks", "verbose", "epochs", "initial_epoch")
-_DATA = ("x", "y", "sample_weight", "validation_data")
 
 
 class _TrainsInStages(keras_tuner.Tuner):
@@ -51,7 +44,7 @@ class _TrainsInStages(keras_tuner.Tuner):
     _stateless: Sequence[type[keras.callbacks.Callback]]
     _warm: collections.OrderedDict[str, WarmModel]
     _warm_models: int
-    _data: _Data | None
+    _data: SearchData | None
 
     def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
         # Private, but kept for overriding by KerasTuner: one call is one execution.
@@ -60,11 +53,28 @@ class _TrainsInStages(keras_tuner.Tuner):
         callbacks = list(arguments.get("callbacks") or ())
         with _fatal():
             stage_callbacks.check(callbacks, self._stateless)
+        seed = self._seed_of(trial, self._execution - 1)
+        epochs = trial.hyperparameters.values.get("tuner/epochs", self.epochs)
+        epochs = epochs or given.get("epochs", 1)
+        training = self._train(trial, arguments, seed, epochs, callbacks)
+        self._save_best(trial, training, callbacks)
+        verdict = training.verdict
+        if verdict is not None and verdict.scope != "trial":
+            if self._is_confirmed(verdict, trial, arguments, seed, training, callbacks):
+                training.share_verdict()
+        return _history(training)
+
+    def _train(
+        self,
+        trial: Trial,
+        arguments: Mapping[str, Any],
+        seed: int,
+        epochs: int,
+        callbacks: Sequence[Any],
+    ) -> StagedTraining:
         hp = trial.hyperparameters
-        epochs = hp.values.get("tuner/epochs", self.epochs) or given.get("epochs", 1)
         with collecting() as schedules:
             model = self._try_build(hp)
-        seed = self._seed_of(trial, self._execution - 1)
         with _fatal():
             data = self._data_of(arguments, seed)
             if BATCH_SIZE in schedules and data.rows is None:
@@ -90,23 +100,52 @@ class _TrainsInStages(keras_tuner.Tuner):
             self.usage,
             trial.trial_id,
             stage_callbacks.judge_of(callbacks),
+            self._control_share,
         )
         training.run(initial)
-        self._save_best(trial, training, warm.model, callbacks)
-        return _history(training)
+        return training
 
-    def _data_of(self, arguments: Mapping[str, Any], seed: int) -> _Data:
+    def _is_confirmed(
+        self,
+        verdict: StageVerdict,
+        trial: Trial,
+        arguments: Mapping[str, Any],
+        seed: int,
+        training: StagedTraining,
+        callbacks: Sequence[Any],
+    ) -> bool:
+        """Whether a verdict may end other trials.
+
+        All trials begin with the same weights. If many depend on a stage, the same
+        values must be as sick with others.
+        """
+        if training.at_stake(verdict.epoch) < self._second_opinion:
+            return True
+        running = context.running_trial()
+        watching = stage_callbacks.same_diagnosis(callbacks, self.oracle.objective)
+        other = (seed + 1) % 2**32
+        context.publish(None)  # it is not one of the trial's own executions
+        try:
+            keras.utils.set_random_seed(other)
+            second = self._train(trial, arguments, other, verdict.epoch, [watching])
+        finally:
+            context.publish(running)
+        self.usage.second_opinions += 1
+        return second.verdict is not None
+
+    def _data_of(self, arguments: Mapping[str, Any], seed: int) -> SearchData:
         """The data of the search, which are the same in all its trials."""
-        if self._data is None or not self._data.is_of(arguments, seed):
-            self._data = _Data(arguments, seed, self._data_version)
-        return self._data
+        known = self._data.get(seed)
+        if known is None or not known.is_of(arguments):
+            known = self._data[seed] = SearchData(arguments, seed, self._data_version)
+        return known
 
     def _facts(
         self,
         hp: keras_tuner.HyperParameters,
         schedules: Mapping[str, Schedule],
         model: keras.Model,
-        data: _Data,
+        data: SearchData,
         arguments: Mapping[str, Any],
         seed: int,
     ) -> dict[str, Any]:
@@ -115,7 +154,7 @@ class _TrainsInStages(keras_tuner.Tuner):
         others = {
             name: value
             for name, value in arguments.items()
-            if name not in (*_NEUTRAL, *_DATA)
+            if name not in (*NEUTRAL, *DATA)
             and not (name == BATCH_SIZE and BATCH_SIZE in schedules)
         }
         return {
@@ -162,10 +201,10 @@ class _TrainsInStages(keras_tuner.Tuner):
         self,
         trial: Trial,
         training: StagedTraining,
-        model: keras.Model,
         callbacks: Sequence[Any],
     ) -> None:
         """Writes the weights of the best epoch where KerasTuner looks for them."""
+        model = training.model
         if training.best is not None:
             for variable, value in zip(
                 model.variables, training.best.weights, strict=True
@@ -213,6 +252,10 @@ class StageTuner(DiagnosedTuner, _TrainsInStages):
         stateless: classes of callbacks that neither change the training nor keep a
             state from epoch to epoch.
         warm_models: compiled models that are kept for trials to come.
+        second_opinion: with a `DiagnosisCallback`, a verdict that would end at least so
+            many other trials must be given with another seed, too, before it does.
+        control_share: share of the trials that a verdict of another trial would end
+            which are trained to their end nevertheless; see `usage.controls`.
         **kwargs: arguments of `DiagnosedTuner`.
 
     Raises:
@@ -236,6 +279,8 @@ class StageTuner(DiagnosedTuner, _TrainsInStages):
         data_version: str | None = None,
         stateless: Sequence[type[keras.callbacks.Callback]] = (),
         warm_models: int = 4,
+        second_opinion: int = 4,
+        control_share: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if oracle is None:
@@ -244,6 +289,8 @@ class StageTuner(DiagnosedTuner, _TrainsInStages):
             raise ValueError(f"`epochs` must be at least 1, got {epochs}.")
         if warm_models < 0:
             raise ValueError(f"`warm_models` must be at least 0, got {warm_models}.")
+        if not 0 <= control_share <= 1:
+            raise ValueError(f"`control_share` must be in [0, 1], got {control_share}.")
         if kwargs.get("distribution_strategy") is not None:
             raise ValueError(
                 "`distribution_strategy` must be None for staged trials, got "
@@ -258,7 +305,9 @@ class StageTuner(DiagnosedTuner, _TrainsInStages):
         self._stateless = tuple(stateless)
         self._warm = collections.OrderedDict()
         self._warm_models = warm_models
-        self._data = None
+        self._second_opinion = second_opinion
+        self._control_share = control_share
+        self._data = {}
         super().__init__(oracle, hypermodel, **kwargs)
         folder = pathlib.Path(stage_dir or pathlib.Path(self.project_dir) / "stages")
         self.stage_store = StageStore(folder, budget)
@@ -273,69 +322,15 @@ class StageTuner(DiagnosedTuner, _TrainsInStages):
         if planned is not None:
             planned(self, fit_kwargs.get("epochs"))
             return
-        self._data = None
+        self._data = {}
         try:
             super().search(*fit_args, **fit_kwargs)
         finally:
-            self._data = None
+            self._data = {}
 
     def _origin(self, trial: Trial) -> str:
         """All trials begin with the same seed."""
         return "stages"
-
-
-class _Data:
-    """The data of a search.
-
-    Args:
-        arguments: those of `fit`.
-        seed: of the training.
-        version: the user's name for data that is not in arrays.
-    """
-
-    def __init__(
-        self, arguments: Mapping[str, Any], seed: int, version: str | None
-    ) -> None:
-        self._of = [arguments.get(name) for name in _DATA]
-        self._seed = seed
-        x, y, weights, validation = self._of
-        split = arguments.get("validation_split") or 0.0
-        self.rows = None
-        if all(hasattr(leaf, "__array__") for leaf in keras.tree.flatten(x)):
-            train = [_as_arrays(each) for each in (x, y, weights)]
-            if split and validation is None:
-                count = len(keras.tree.flatten(train[0])[0])
-                first = int(count * (1 - split))
-                validation = tuple(_slice(each, first, None) for each in train)
-                train = [_slice(each, None, first) for each in train]
-            while train[-1] is None:
-                train.pop()
-            shuffle = bool(arguments.get("shuffle", True))
-            self.rows = OrderedRows(tuple(train), seed, shuffle)
-        self._validation = validation
-        self.fingerprint = {
-            "version": version,
-            **{
-                name: identity.of_data(value, version)
-                for name, value in zip(_DATA, self._of, strict=True)
-            },
-        }
-
-    def is_of(self, arguments: Mapping[str, Any], seed: int) -> bool:
-        """Whether these are the data of such a training."""
-        same = zip(self._of, map(arguments.get, _DATA), strict=True)
-        return self._seed == seed and all(one is other for one, other in same)
-
-    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of `fit` without those that a staged training sets itself."""
-        left = {name: value for name, value in given.items() if name not in _NEUTRAL}
-        left["verbose"] = given.get("verbose", "auto")
-        if self.rows is not None:
-            for name in ("x", "y", "sample_weight", "shuffle", "validation_split"):
-                left.pop(name, None)
-            left["validation_data"] = self._validation
-            left["shuffle"] = False  # else Keras warns that it does not shuffle
-        return left
 
 
 @contextlib.contextmanager
@@ -358,19 +353,3 @@ def _history(training: StagedTraining) -> keras.callbacks.History:
     for name, value in training.channel.items():
         history.history[name] = [value] * len(training.history)
     return history
-
-
-def _as_arrays(data: Any) -> Any:
-    """Data as Keras would train it: as arrays, without double precision."""
-
-    def convert(leaf: Any) -> np.ndarray:
-        array = np.asarray(leaf)
-        return array.astype(keras.config.floatx()) if array.dtype == "f8" else array
-
-    return None if data is None else keras.tree.map_structure(convert, data)
-
-
-def _slice(data: Any, first: int | None, last: int | None) -> Any:
-    if data is None:
-        return None
-    return keras.tree.map_structure(lambda leaf: leaf[first:last], data)
