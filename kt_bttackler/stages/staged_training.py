@@ -154,9 +154,9 @@ class StagedTraining:
             return None
         for name in ["root", *self._ids[1:]]:
             verdict = self._store.verdict(self._root, name, self._judge)
-            if verdict is None or not verdict.concerns(self._sequence):
+            if verdict is None or verdict.epoch > self.epochs:
                 continue
-            if verdict.epoch <= self.epochs:
+            if verdict.concerns(self._sequence):
                 return verdict
         return None
 
@@ -368,6 +368,7 @@ class _Keeper(keras.callbacks.Callback):
         super().__init__()
         self._training = training
         self._batches = 0
+        self._cut = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._training.begin_fit()
@@ -377,9 +378,10 @@ class _Keeper(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._batches = batch + 1
+        self._cut = bool(self.model.stop_training)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         steps = (self.params or {}).get("steps")
-        whole = steps is None or self._batches >= steps
+        whole = not self._cut if steps is None else self._batches >= steps
         numbers = {name: float(value) for name, value in (logs or {}).items()}
         self._training.end_epoch(epoch, numbers, whole)

@@ -48,10 +48,10 @@ class _TrainsInStages(keras_tuner.Tuner):
 
     def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
         # Private, but kept for overriding by KerasTuner: one call is one execution.
-        given = _FIT.bind_partial(None, *args, **kwargs).arguments
-        arguments = {name: given[name] for name in given if name != "self"}
-        callbacks = list(arguments.get("callbacks") or ())
         with _fatal():
+            given = _FIT.bind_partial(None, *args, **kwargs).arguments
+            arguments = {name: given[name] for name in given if name != "self"}
+            callbacks = list(arguments.get("callbacks") or ())
             stage_callbacks.check(callbacks, self._stateless)
         seed = self._seed_of(trial, self._execution - 1)
         epochs = trial.hyperparameters.values.get("tuner/epochs", self.epochs)
@@ -209,6 +209,8 @@ class _TrainsInStages(keras_tuner.Tuner):
             for variable, value in zip(
                 model.variables, training.best.weights, strict=True
             ):
+                if value.dtype.kind == "V":  # bfloat16, unknown to numpy's files
+                    value = value.view(variable.numpy().dtype)
                 variable.assign(value)
             for callback in callbacks:
                 if stage_callbacks.saves_best_epoch(callback):
@@ -340,6 +342,8 @@ def _fatal() -> Iterator[None]:
         yield
     except ValueError as error:
         raise keras_tuner.errors.FatalValueError(str(error)) from error
+    except TypeError as error:
+        raise keras_tuner.errors.FatalTypeError(str(error)) from error
 
 
 def _history(training: StagedTraining) -> keras.callbacks.History:
