@@ -123,7 +123,7 @@ def test_rungs_are_planned(tmp_path: Any) -> None:
 def test_little_sharing_is_explained(name: str, reason: str, tmp_path: Any) -> None:
     plan = planned(build(name), tmp_path)
     assert plan.warnings[0].startswith("little is shared: the merge rate is 1.0")
-    assert reason in plan.warnings
+    assert any(warning.startswith(reason) for warning in plan.warnings)
     assert f"! {reason}" in str(plan)
 
 
@@ -195,9 +195,9 @@ def test_the_command_plans_a_script(tmp_path: Any, capsys: Any) -> None:
         str(tmp_path),
     ]
     assert cli.main(arguments) == 0
-    printed = capsys.readouterr().out
-    assert "epochs to train                          6" in printed
-    assert "expected time                      0:06:00" in printed
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "epochs to train 6" in printed
+    assert "expected time 0:06:00" in printed
     assert "never printed" not in printed
 
 

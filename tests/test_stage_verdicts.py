@@ -58,8 +58,10 @@ def test_scopes_are_of_indicators_that_exist() -> None:
 
 
 def test_benign_verdicts_and_none_are_nobody_else_s() -> None:
-    finding = Finding("NMG", 2, 1.0, 1.0, None, "", "value")
-    benign = Verdict(True, True, 2, "NMG", (finding,), "AnyFinding")
+    finding = Finding(indicator="NMG", epoch=2, value=1.0, threshold=1.0)
+    benign = Verdict(
+        stop=True, benign=True, epoch=2, cause="NMG", findings=(finding,), rule=""
+    )
     for entries in (channel.encode(benign, {}), channel.encode(None, {}), {}):
         assert StageVerdict.of(entries, LOGS, "0") is None
 

@@ -174,7 +174,7 @@ class _Walk:
         schedules = [each.chosen_as(hp.values) for each in self._roots[root].values()]
         self.tree.add(split(schedules, epochs), root)
         names = state_ids(root, values_of(schedules, epochs))
-        kept = {epochs}.union(*(each.branches(epochs) for each in schedules))
+        kept = {epochs}.union(*(each.branches(epochs) for each in schedules)) - {0}
         self.states.update(names[epoch] for epoch in kept)
         for each in schedules:
             for key, epoch in each.first_effects(epochs).items():

@@ -216,7 +216,7 @@ class StageStore:
             "sha256": {s: _sha256(path.with_suffix(s).read_bytes()) for s in suffixes},
             "history": list(state.history),
         }
-        files.write_atomically(path, files.dumps(about))
+        files.write_atomically(path, _sealed(about))
         return True
 
     def note_verdict(
@@ -234,7 +234,7 @@ class StageStore:
         for each in names:
             path = self.folder / root / f"{each}.{judge}.verdict"
             try:
-                files.write_atomically(path, files.dumps(dataclasses.asdict(verdict)))
+                files.write_atomically(path, _sealed(dataclasses.asdict(verdict)))
             except OSError as error:
                 warn(f"a verdict is not kept: {error}")
 
@@ -242,14 +242,14 @@ class StageStore:
         """The verdict on a stage, or on all of a root, whose name is "root"."""
         path = self.folder / root / f"{name}.{judge}.verdict"
         try:
-            fields = files.loads(path.read_text(encoding="utf-8"))
+            fields = _unsealed(path)
             return StageVerdict(
                 cause=str(fields["cause"]),
                 entries=_numbers(fields["entries"]),
                 history=[_numbers(logs) for logs in fields["history"]],
                 trial=str(fields["trial"]),
             )
-        except FileNotFoundError:
+        except OSError:
             return None
         except Exception as error:
             warn(f"{path} is damaged and was removed: {error}")
@@ -297,9 +297,9 @@ class StageStore:
 
     def _about(self, path: pathlib.Path) -> dict[str, Any] | None:
         try:
-            about: dict[str, Any] = files.loads(path.read_text(encoding="utf-8"))
+            about = _unsealed(path)
             about["history"] = [_numbers(logs) for logs in about["history"]]
-        except FileNotFoundError:
+        except OSError:
             return None
         except Exception as error:
             if path.name != "root.json":
@@ -333,6 +333,19 @@ def _size(path: pathlib.Path) -> int:
         return path.stat().st_size
     except OSError:  # another process removed it
         return 0
+
+
+def _sealed(content: Mapping[str, Any]) -> str:
+    """JSON with a checksum of itself."""
+    return files.dumps({**content, "seal": _sha256(files.dumps(content).encode())})
+
+
+def _unsealed(path: pathlib.Path) -> dict[str, Any]:
+    content: dict[str, Any] = files.loads(path.read_text(encoding="utf-8"))
+    seal = content.pop("seal")
+    if _sha256(files.dumps(content).encode()) != seal:
+        raise ValueError(f"{path.name} has another checksum than when it was written")
+    return content
 
 
 def _sha256(content: bytes) -> str:

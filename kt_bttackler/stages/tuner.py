@@ -56,7 +56,7 @@ class _TrainsInStages(keras_tuner.Tuner):
         seed = self._seed_of(trial, self._execution - 1)
         epochs = trial.hyperparameters.values.get("tuner/epochs", self.epochs)
         epochs = epochs or given.get("epochs", 1)
-        training = self._train(trial, arguments, seed, epochs, callbacks)
+        training = self._train(trial, arguments, seed, epochs, callbacks, self.usage)
         self._save_best(trial, training, callbacks)
         verdict = training.verdict
         if verdict is not None and verdict.scope != "trial":
@@ -71,6 +71,7 @@ class _TrainsInStages(keras_tuner.Tuner):
         seed: int,
         epochs: int,
         callbacks: Sequence[Any],
+        usage: Usage,
     ) -> StagedTraining:
         hp = trial.hyperparameters
         with collecting() as schedules:
@@ -97,7 +98,7 @@ class _TrainsInStages(keras_tuner.Tuner):
             data.arguments(arguments),
             [c for c in callbacks if not stage_callbacks.saves_best_epoch(c)],
             self.oracle.objective,
-            self.usage,
+            usage,
             trial.trial_id,
             stage_callbacks.judge_of(callbacks),
             self._control_share,
@@ -123,14 +124,17 @@ class _TrainsInStages(keras_tuner.Tuner):
             return True
         running = context.running_trial()
         watching = stage_callbacks.same_diagnosis(callbacks, self.oracle.objective)
-        other = (seed + 1) % 2**32
+        other, usage = (seed + 1) % 2**32, Usage()
         context.publish(None)  # it is not one of the trial's own executions
         try:
             keras.utils.set_random_seed(other)
-            second = self._train(trial, arguments, other, verdict.epoch, [watching])
+            second = self._train(
+                trial, arguments, other, verdict.epoch, [watching], usage
+            )
         finally:
             context.publish(running)
         self.usage.second_opinions += 1
+        self.usage.trained += usage.trained
         return second.verdict is not None
 
     def _data_of(self, arguments: Mapping[str, Any], seed: int) -> SearchData:
