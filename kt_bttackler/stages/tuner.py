@@ -44,7 +44,9 @@ class _TrainsInStages(keras_tuner.Tuner):
     _stateless: Sequence[type[keras.callbacks.Callback]]
     _warm: collections.OrderedDict[str, WarmModel]
     _warm_models: int
-    _data: SearchData | None
+    _data: dict[int, SearchData]
+    _second_opinion: int
+    _control_share: float
 
     def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
         # Private, but kept for overriding by KerasTuner: one call is one execution.
