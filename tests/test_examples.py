@@ -23,7 +23,7 @@ PRINTED = {
         "1 top trials stand behind the bound",
     ],
     "06_record_a_study": ["digits trial 2: val_accuracy", "trials ended"],
-    "08_stage_tree": ["merge rate", "133 epochs were trained, 133 were planned"],
+    "08_stage_tree": ["merge rate", "108 epochs were trained, 108 were planned"],
 }
 
 

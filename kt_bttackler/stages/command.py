@@ -9,6 +9,13 @@ import sys
 from typing import Any
 
 
+EPILOG = """\
+examples:
+  kt-bttackler stages plan search.py
+  kt-bttackler stages plan --seconds-per-epoch 12 search.py
+"""
+
+
 class _Planned(BaseException):
     """Ends the script where its search would begin."""
 
