@@ -215,7 +215,8 @@ def test_the_kind_may_be_chosen() -> None:
     assert schedule(hp, "rate", kinds).at(9) == 0.1
     assert not hp.is_active("rate/step/milestone")
     hp.values["rate/kind"] = "step"
-    hp.ensure_active_values()  # as KerasTuner does
+    hp.ensure_active_values()  # as KerasTuner does: it draws what is missing
+    hp.values |= {"rate/step/start": 0.1, "rate/step/milestone": 2}
     again = schedule(hp, "rate", kinds)
     assert hp.is_active("rate/step/milestone")
     assert not hp.is_active("rate/constant/value")

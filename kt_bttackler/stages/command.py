@@ -8,7 +8,6 @@ import runpy
 import sys
 from typing import Any
 
-
 EPILOG = """\
 examples:
   kt-bttackler stages plan search.py
