@@ -24,6 +24,21 @@ from kt_bttackler.rules import AnyFinding, Rule
 from kt_bttackler.trace import Trace
 
 
+# Between what a trial's message says and what it advises.
+_ADVICE = "\nTry: "
+
+
+def reason(message: str) -> str:
+    """What a trial's message says, in one line and without the advice.
+
+    Example:
+        >>> reason("ERG at epoch 3: gradient flow 0 < 0.001\\nTry: ReLU.")
+        'ERG at epoch 3: gradient flow 0 < 0.001'
+    """
+    # The last line of a traceback says what went wrong.
+    return message.partition(_ADVICE)[0].strip().rpartition("\n")[2]
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """What a diagnosis says of a training at one epoch.
@@ -70,7 +85,7 @@ class Verdict:
     def message(self) -> str:
         """The sentence, and in a second line what to try against the first finding."""
         advice = self.findings[0].advice if self.findings else ""
-        return f"{self}\nTry: {advice}." if advice else str(self)
+        return f"{self}{_ADVICE}{advice}." if advice else str(self)
 
     def to_json(self) -> str:
         """Strict JSON; `from_json` gives an equal verdict."""

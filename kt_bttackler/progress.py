@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from kt_bttackler.diagnosis import Verdict
+from kt_bttackler.diagnosis import Verdict, reason
 from kt_bttackler.report import configuration, duration, shown
 
 WIDTH = 99
@@ -128,9 +128,9 @@ class Progress:
         self._count(trial)
         if self._live:
             self._stream.write("\r\x1b[K")  # erases the line of the epoch
-        reason = trial.message.strip().splitlines()
-        if reason:
-            self._say(f"    {reason[-1]}")
+        told = reason(trial.message)
+        if told:
+            self._say(f"    {told}")
         status = "" if trial.status == "COMPLETED" else f"{trial.status.lower()}, "
         parts = [f"{status}{self._objective} {shown(trial.score)}", *self._so_far()]
         times = f"{duration(self._clock() - self._started)} elapsed"

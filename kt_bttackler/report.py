@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kt_bttackler.catalog import known_indicators
+from kt_bttackler.diagnosis import reason
 from kt_bttackler.regions import regions
 from kt_bttackler.study import Study, TrialFacts
 
@@ -108,11 +109,8 @@ def _reasons(trials: Sequence[TrialFacts]) -> str:
 
 def sentence(trial: TrialFacts) -> str:
     """What a trial has to say, in one line; empty when that is nothing."""
-    if not trial.message.strip():
-        return ""
-    # The last line of a traceback says what went wrong.
-    told = trial.message.strip().splitlines()[-1]
-    if trial.benign:
+    told = reason(trial.message)
+    if told and trial.benign:
         told += "; benign, its best score counts"
     return told
 
