@@ -23,16 +23,15 @@ from kt_bttackler.presets import preset
 from kt_bttackler.rules import AnyFinding, Rule
 from kt_bttackler.trace import Trace
 
-
 # Between what a trial's message says and what it advises.
 _ADVICE = "\nTry: "
 
 
 def reason(message: str) -> str:
-    """What a trial's message says, in one line and without the advice.
+    r"""What a trial's message says, in one line and without the advice.
 
     Example:
-        >>> reason("ERG at epoch 3: gradient flow 0 < 0.001\\nTry: ReLU.")
+        >>> reason("ERG at epoch 3: gradient flow 0 < 0.001\nTry: ReLU.")
         'ERG at epoch 3: gradient flow 0 < 0.001'
     """
     # The last line of a traceback says what went wrong.
