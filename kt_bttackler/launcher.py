@@ -154,6 +154,8 @@ def _connect(ray: Any, address: str | None, resources: Mapping[str, float]) -> N
     options: dict[str, Any] = {"log_to_driver": False}
     if address == "local":
         options["include_dashboard"] = False
+        # Documented, if with an underscore: at any other address Ray listens at all.
+        options["_node_ip_address"] = "127.0.0.1"
     try:
         context = ray.init(address=address, **options)
     except ConnectionError as error:
