@@ -107,15 +107,17 @@ class News:
     Attributes:
         lines: what has happened since the last news.
         stages: by worker, what it is doing.
+        begun: whether the chief was told to begin.
         searching: whether the chief has come to its search.
         ended: whether its function has returned or raised.
-        error: traceback of what it raised, or "".
+        error: what went wrong with it, with a traceback, or "".
         project_dir: of the search, or "" before it has begun.
         trials: number of trials by status.
     """
 
     lines: tuple[str, ...] = ()
     stages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    begun: bool = False
     searching: bool = False
     ended: bool = False
     error: str = ""
@@ -155,26 +157,30 @@ class Bulletin:
 
 
 class Chief:
-    """The chief of a search, which runs in a thread, and what the driver asks it.
+    """The chief of a search, which runs in a thread, and what the driver asks it."""
 
-    Args:
-        load: gives the search function.
-        folder: working directory of the driver.
-        restarted: whether it takes the place of one that died.
-    """
-
-    def __init__(
-        self,
-        load: Callable[[], Callable[[], object]],
-        folder: str,
-        restarted: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self) -> None:
         self._tuner: Any = None
         self._lines: list[str] = []
         self._stages: dict[str, str] = {}
         self._bulletin = Bulletin()
-        self._error, self._ended = "", False
-        if restarted():
+        self._error, self._begun, self._ended = "", False, False
+
+    def begin(
+        self,
+        load: Callable[[], Callable[[], object]],
+        folder: str,
+        restarted: bool = False,
+    ) -> None:
+        """Begins the search.
+
+        Args:
+            load: gives the search function.
+            folder: working directory of the driver.
+            restarted: whether this chief takes the place of one that died.
+        """
+        self._begun = True
+        if restarted:
             os.environ[roles.RESTARTED] = "1"
         threading.Thread(
             target=self._search, args=(load, folder), name="search", daemon=True
@@ -189,21 +195,23 @@ class Chief:
     def news(self) -> News:
         """What is new."""
         lines, self._lines = self._lines, []
-        ended, tuner = self._ended, self._tuner
+        news = News(
+            begun=self._begun,
+            ended=self._ended,
+            error=self._error,
+            stages=dict(self._stages),
+        )
+        tuner = self._tuner
         if tuner is None:
-            return News(tuple(lines), dict(self._stages), False, ended, self._error)
-        lines += self._bulletin.lines(tuner.oracle)
+            return dataclasses.replace(news, lines=tuple(lines))
+        folder = str(tuner.project_dir)
         statuses = [trial.status for trial in list(tuner.oracle.trials.values())]
-        return News(
-            tuple(lines),
-            dict(self._stages),
-            True,
-            ended,
-            self._error,
-            os.path.abspath(tuner.project_dir)
-            if "://" not in str(tuner.project_dir)
-            else str(tuner.project_dir),
-            dict(collections.Counter(statuses)),
+        return dataclasses.replace(
+            news,
+            lines=(*lines, *self._bulletin.lines(tuner.oracle)),
+            searching=True,
+            project_dir=folder if "://" in folder else os.path.abspath(folder),
+            trials=dict(collections.Counter(statuses)),
         )
 
     def lose(self, name: str) -> None:
@@ -228,7 +236,7 @@ class Chief:
                     "returned without."
                 )
         except BaseException:  # also one that is to end the process: told, not lost
-            self._error = traceback.format_exc()
+            self._error = f"`search_fn` failed: {traceback.format_exc()}"
         finally:
             self._ended = True
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import os
 import socket
 import time
@@ -55,6 +56,11 @@ class Launched:
         project_dir: its project directory, for `ktb.summary` and a tuner that reloads.
         trials: number of trials by status.
         workers: how each worker ended, by its id.
+
+    Example:
+        >>> ends = {"worker0": WorkerEnd("finished", restarts=1)}
+        >>> Launched("/shared/p", {"COMPLETED": 3}, ends).workers["worker0"].outcome
+        'finished'
     """
 
     project_dir: str
@@ -73,10 +79,11 @@ def launch(
 
     Every process calls `search_fn`, which would run the whole search if it were
     called here: KerasTuner's distributed mode decides what it does. The chief is on
-    this machine, bound to the address that Ray knows it by; the ids of the workers
-    are "worker0", "worker1", ... A process that dies is started again under its id,
-    whereupon it is handed its trial again. When a worker is finally lost, its trial
-    is put back for another one. What happens is printed. See `docs/distributed.md`.
+    this machine, bound to the address that Ray knows it by, or to 127.0.0.1 where Ray
+    is started for this machine alone. The ids of the workers are "worker0", "worker1",
+    ... A process that dies is started again under its id, whereupon it is handed its
+    trial again. When a worker is finally lost, its trial is put back for another one.
+    What happens is printed. See `docs/distributed.md`.
 
     Args:
         search_fn: function of no arguments that builds a tuner and calls its `search`.
@@ -113,10 +120,9 @@ def launch(
         raise ValueError(
             f"`address` must be None when Ray is initialized already, got {address!r}."
         )
-    if not connected:
-        _connect(ray, address, resources)
+    ip = None if connected else _connect(ray, address, resources)
     try:
-        fleet = _Fleet(ray, search_fn, resources, max_restarts)
+        fleet = _Fleet(ray, search_fn, resources, max_restarts, ip)
         try:
             return fleet.run(workers)
         finally:
@@ -147,15 +153,24 @@ def _check(
             )
 
 
-def _connect(ray: Any, address: str | None, resources: Mapping[str, float]) -> None:
-    """Connects to a cluster, or makes one of this machine."""
+def _connect(
+    ray: Any, address: str | None, resources: Mapping[str, float]
+) -> str | None:
+    """Connects to a cluster, or makes one of this machine.
+
+    Returns:
+        The address that is enough for the chief, where there is no other machine.
+    """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith("ray://"):
+        raise ValueError(
+            "`address` must be that of a cluster of which this machine is a node, got "
+            f"{address!r}: launch it from a node, or by `ray job submit`."
+        )
     # What processes print stays in their files, or progress bars would hide the rest.
     options: dict[str, Any] = {"log_to_driver": False}
     if address == "local":
         options["include_dashboard"] = False
-        # Documented, if with an underscore: at any other address Ray listens at all.
-        options["_node_ip_address"] = "127.0.0.1"
     try:
         context = ray.init(address=address, **options)
     except ConnectionError as error:
@@ -164,7 +179,7 @@ def _connect(ray: Any, address: str | None, resources: Mapping[str, float]) -> N
         ) from error
     _say(f"output of the processes: {context.address_info['session_dir']}/logs")
     if address != "local":
-        return
+        return None
     there = ray.cluster_resources()
     for name, amount in resources.items():
         if amount > there.get(name, 0):
@@ -173,6 +188,7 @@ def _connect(ray: Any, address: str | None, resources: Mapping[str, float]) -> N
                 f"`resources_per_worker[{name!r}]` must be at most what this machine "
                 f"has, {there.get(name, 0):g}, got {amount:g}."
             )
+    return "127.0.0.1"
 
 
 class _Fleet:
@@ -183,6 +199,7 @@ class _Fleet:
         search_fn: see `launch`.
         resources: of a worker.
         max_restarts: of each process.
+        ip: address of the chief; by default that of this machine in the cluster.
     """
 
     def __init__(
@@ -191,6 +208,7 @@ class _Fleet:
         search_fn: Callable[[], object],
         resources: Mapping[str, float],
         max_restarts: int,
+        ip: str | None = None,
     ) -> None:
         self._ray = ray
         self._resources = dict(resources)
@@ -203,9 +221,10 @@ class _Fleet:
         self._told: set[str] = set()
         self._news = News()
         self._project_dir = ""
+        self._served = False  # whether there was a chief before
         self._chief_ended = self._alone_since = 0.0
         node = ray.get_runtime_context().get_node_id()
-        self._ip = next(
+        self._ip = ip or next(
             each["NodeManagerAddress"] for each in ray.nodes() if each["NodeID"] == node
         )
         self._port = _free_port(self._ip)
@@ -252,20 +271,21 @@ class _Fleet:
     # --- the chief ---
 
     def _start_chief(self, node: str) -> Any:
-        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
+        strategy = strategies.NodeAffinitySchedulingStrategy
         actor = self._ray.remote(Chief).options(
             num_cpus=0,
             max_restarts=self._max_restarts,
             scheduling_strategy=strategy(node, soft=False),
             runtime_env=self._runtime_env(CHIEF),
         )
-        return actor.remote(self._load, os.getcwd(), _is_restarted_actor)
+        return actor.remote()
 
     def _listen(self) -> None:
         """Hears what the chief has to tell, and prints it."""
         errors = self._ray.exceptions
         try:
-            self._news = self._ray.get(self._chief.news.remote(), timeout=60)
+            self._news = self._ray.get(self._chief.news.remote(), timeout=10)
         except errors.GetTimeoutError:
             return
         except errors.ActorUnavailableError:
@@ -274,8 +294,11 @@ class _Fleet:
             return
         except errors.RayActorError as error:
             raise RuntimeError(
-                f"the chief died too often: {_line(error)} {self._how_to_go_on()}"
+                f"the chief died too often: {_line(error)}. {self._how_to_go_on()}"
             ) from error
+        if not self._news.begun:  # it is new, or was started again
+            self._chief.begin.remote(self._load, os.getcwd(), self._served)
+            self._served = True
         self._stages.update(self._news.stages)
         self._project_dir = self._news.project_dir or self._project_dir
         for line in self._news.lines:
@@ -283,7 +306,7 @@ class _Fleet:
 
     def _raise_error(self) -> None:
         if self._news.error:
-            raise RuntimeError(f"`search_fn` failed: {self._news.error}")
+            raise RuntimeError(self._news.error)
 
     def _lose(self, name: str) -> None:
         """Tells the chief that a worker will not come back."""
@@ -408,11 +431,6 @@ class _Fleet:
         return f"Launch it again to go on; the project is {self._project_dir}"
 
 
-def _is_restarted_actor() -> bool:
-    ray = required("ray", "`launch`", extra="ray")
-    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
-
-
 def _free_port(ip: str) -> int:
     with socket.socket() as probe:
         probe.bind((ip, 0))
@@ -420,8 +438,8 @@ def _free_port(ip: str) -> int:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip().splitlines() or [""])[0]
+    """The first sentence of what an error says."""
+    return (str(error).strip().splitlines() or [""])[0].partition(". ")[0]
 
 
 def _say(line: str) -> None:

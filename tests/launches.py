@@ -49,16 +49,20 @@ def trial_in_an_epoch(folder: str, name: str) -> str | None:
     return begun[-1] if begun and scenarios.in_an_epoch(folder, begun[-1]) else None
 
 
-def kill_in_a_trial(folder: str, name: str, life: int = 1) -> str:
-    """Kills a worker in its n-th life while it trains; returns the trial it leaves."""
+def begun(folder: str, name: str) -> int:
+    """How many trials a worker has begun, in all its lives."""
+    return len([1 for who, _ in scenarios.runs(folder) if who == name])
 
-    def trains() -> Any:
-        here = os.path.exists(f"{folder}/processes-{name}")
-        again = len([1 for who, _ in scenarios.runs(folder) if who == name]) >= life
-        lives = here and len(processes(folder, name)) == life
-        return lives and again and trial_in_an_epoch(folder, name)
 
-    scenarios.wait_for(trains, 200)
+def kill_in_a_trial(folder: str, name: str, after: int = 0) -> str:
+    """Kills a worker while it trains; returns the trial it leaves.
+
+    Args:
+        after: trials that it must have begun before the one in which it is killed.
+    """
+    scenarios.wait_for(
+        lambda: begun(folder, name) > after and trial_in_an_epoch(folder, name), 200
+    )
     trial = trial_in_an_epoch(folder, name)
     os.kill(processes(folder, name)[-1]["pid"], signal.SIGKILL)
     assert trial is not None
@@ -107,8 +111,8 @@ def lose_a_worker_and_the_chief(folder: str) -> dict[str, Any]:
     """A worker is killed twice, which is once too often, and then the chief."""
 
     def kill() -> str:
-        kill_in_a_trial(folder, "worker1", 1)
-        lost = kill_in_a_trial(folder, "worker1", 2)
+        kill_in_a_trial(folder, "worker1")
+        lost = kill_in_a_trial(folder, "worker1", begun(folder, "worker1"))
         ended = len(scenarios.settled(folder))
         scenarios.wait_for(lambda: len(scenarios.settled(folder)) > ended, 100)
         os.kill(processes(folder, "chief")[-1]["pid"], signal.SIGKILL)

@@ -60,6 +60,11 @@ def test_without_ray_one_line_says_how_to_install_it(
     assert capsys.readouterr().err == f"kt-bttackler launch: {told}\n"
 
 
+def test_a_client_of_a_cluster_is_no_node_of_it() -> None:
+    with pytest.raises(ValueError, match="got 'ray://head:10001': launch it from a"):
+        ktb.launch(nothing, address="ray://head:10001")
+
+
 def test_the_function_is_not_hidden_by_its_module() -> None:
     assert launcher.launch is ktb.launch
 
@@ -194,6 +199,13 @@ def test_of_another_oracle_the_trial_of_a_lost_worker_ends(tmp_path: Any) -> Non
     launched.lose_worker(oracle, "never seen")
 
 
+def begun(load: Any, folder: str = "/no/such/folder") -> launched.Chief:
+    chief = launched.Chief()
+    assert chief.news() == launched.News()
+    chief.begin(load, folder)
+    return chief
+
+
 def ends(chief: launched.Chief) -> launched.News:
     deadline = time.monotonic() + 30
     lines: tuple[str, ...] = ()
@@ -213,11 +225,9 @@ def test_a_chief_tells_what_its_function_raises() -> None:
     def not_loaded() -> Any:
         raise ModuleNotFoundError("No module named 'yours'")
 
-    assert (
-        "KeyError: 'no such column'" in ends(launched.Chief(lambda: raises, "")).error
-    )
-    assert "No module named 'yours'" in ends(launched.Chief(not_loaded, "")).error
-    told = ends(launched.Chief(lambda: nothing, "")).error
+    assert "KeyError: 'no such column'" in ends(begun(lambda: raises)).error
+    assert "No module named 'yours'" in ends(begun(not_loaded)).error
+    told = ends(begun(lambda: nothing)).error
     assert told.startswith("`search_fn` must build a tuner and call its `search`")
 
 
@@ -234,7 +244,7 @@ def test_a_chief_serves_a_search_and_tells_of_it(
         tuner = ScriptedTuner(oracle, nothing, directory=tmp_path, project_name="p")
         tuner.search(verbose=0)
 
-    chief = launched.Chief(lambda: search, str(tmp_path))
+    chief = begun(lambda: search, str(tmp_path))
     chief.hear("worker0", launched.LOADING, "process 7 on host")
     client = OracleClient(random_oracle(3))
     while (trial := client.create_trial("worker0")).status == "RUNNING":

@@ -82,7 +82,6 @@ def test_a_worker_killed_in_a_trial_gets_it_again(tmp_path: Any) -> None:
     assert f"project in {tmp_path / 'p'}" in found["told"][-1]
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_the_trial_of_a_lost_worker_is_taken_up_and_the_chief_comes_back(
     tmp_path: Any,
 ) -> None:
