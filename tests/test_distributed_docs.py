@@ -1,9 +1,8 @@
-"""`docs/distributed.md`: its YAML, its commands, and the figures of the benchmark."""
+"""`docs/distributed.md`: its YAML, its commands, its links."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import re
 import shlex
@@ -78,50 +77,3 @@ def test_the_python_is_python() -> None:
 @pytest.mark.parametrize("path", re.findall(r"\]\(((?!https?:)[^)#]+)", PAGE))
 def test_every_linked_file_exists(path: str) -> None:
     assert (ROOT / "docs" / path).is_file()
-
-
-RESULTS = ROOT / "examples" / "benchmarks" / "results" / "scale.json"
-
-
-def rows() -> dict[str, list[str]]:
-    """The rows of the table: first cell to the others."""
-    found = {}
-    for line in PAGE.splitlines():
-        if line.startswith("| "):
-            first, *others = [cell.strip() for cell in line.strip("|").split("|")]
-            found[first] = others
-    return found
-
-
-def milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.1f}"
-
-
-def test_the_figures_are_those_that_were_measured() -> None:
-    measured = json.loads(RESULTS.read_text())
-    table = rows()
-    sizes = [cell.split()[0].replace(",", "") for cell in table["ended trials"]]
-    assert sizes == ["100", "1000", "3000", "10000"]
-    for kind, by_size in measured["oracle"].items():
-        assert table[f"{kind}: CPU ms of a trial"] == [
-            milliseconds(by_size[size]["cpu_seconds"]) for size in sizes
-        ]
-        if kind in measured["chief"]:
-            assert table[f"{kind}: kB written"] == [
-                f"{by_size[size]['bytes'] / 1000:,.0f}" for size in sizes
-            ]
-    for kind, by_size in measured["chief"].items():
-        assert table[f"chief, {kind}: trials/s"] == [
-            f"{by_size[size]['trials_per_second']:.1f}" for size in sizes
-        ]
-        assert table[f"chief, {kind}: wait, 95 % (s)"] == [
-            f"{by_size[size]['wait_p95_seconds']:.1f}" for size in sizes
-        ]
-    for name, key in (
-        ("traces of all others", "first_read"),
-        ("the same again", "next_read"),
-        ("`ktb.summary`", "summary"),
-    ):
-        assert table[f"{name}: CPU s"] == [
-            f"{measured['traces'][size][key]['cpu_seconds']:.2f}" for size in sizes
-        ]
