@@ -108,7 +108,7 @@ def launch(
             worker is left. What has been searched is kept: launch it again.
 
     Example:
-        See `examples/06_search_on_ray.py`.
+        See `examples/07_search_on_ray.py`.
     """
     resources = dict(
         {"CPU": 1} if resources_per_worker is None else resources_per_worker

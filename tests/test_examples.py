@@ -24,7 +24,7 @@ PRINTED = {
     ],
     "06_record_a_study": ["digits trial 2: val_accuracy", "trials ended"],
     "08_stage_tree": ["merge rate", "108 epochs were trained, 108 were planned"],
-    "06_search_on_ray": ["'worker1': 'finished'", "Best: trial"],
+    "07_search_on_ray": ["'worker1': 'finished'", "Best: trial"],
 }
 # Ray and three processes that load TensorFlow.
 SLOW = [pytest.mark.slow, pytest.mark.timeout(400)]

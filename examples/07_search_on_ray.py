@@ -1,6 +1,6 @@
 """The same search in one process, on all of this machine, or on a Ray cluster.
 
-python examples/06_search_on_ray.py [--smoke] [--workers 2] [--address auto]
+python examples/07_search_on_ray.py [--smoke] [--workers 2] [--address auto]
 
 It needs `pip install 'kt-bttackler[ray]'`; with `--workers 0` it does not.
 """
