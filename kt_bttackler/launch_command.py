@@ -21,6 +21,13 @@ from kt_bttackler.launcher import launch
 FAILED = 1
 
 
+EPILOG = """\
+examples:
+  kt-bttackler launch search.py --workers 4
+  kt-bttackler launch search.py --workers 8 --address auto --resources GPU=1
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `kt-bttackler launch`."""
     parser.add_argument(

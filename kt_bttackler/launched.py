@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from kt_bttackler import project, roles
+from kt_bttackler.diagnosis import reason
 
 CHIEF = "chief"
 # What a worker is doing: before, in and after the search of its tuner.
@@ -311,6 +312,5 @@ def _outcome(oracle: Any, trial_id: str) -> str:
     score = (
         "" if trial.score is None else f", {oracle.objective.name} {trial.score:.4g}"
     )
-    # Of a traceback, the last line says what happened.
-    message = (trial.message or "").strip().rpartition("\n")[2]
+    message = reason(trial.message or "")
     return f"trial {trial_id} {trial.status}{score}{': ' * bool(message)}{message}"

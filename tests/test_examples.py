@@ -23,8 +23,8 @@ PRINTED = {
         "1 top trials stand behind the bound",
     ],
     "06_record_a_study": ["digits trial 2: val_accuracy", "trials ended"],
-    "08_stage_tree": ["merge rate", "108 epochs were trained, 108 were planned"],
     "07_search_on_ray": ["'worker1': 'finished'", "Best: trial"],
+    "08_stage_tree": ["merge rate", "108 epochs were trained, 108 were planned"],
 }
 # Ray and three processes that load TensorFlow.
 SLOW = [pytest.mark.slow, pytest.mark.timeout(400)]
