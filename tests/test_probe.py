@@ -161,8 +161,9 @@ def test_recurrent_layers_show_their_output_and_attention_stays_unseen():
     x = keras.Input((5,))
     h = layers.Embedding(9, 4)(x)
     h = layers.MultiHeadAttention(2, 3)(h, h)
-    both = layers.Bidirectional(layers.LSTM(2, return_sequences=True), name="both")
-    h = layers.RNN([layers.GRUCell(2), layers.SimpleRNNCell(3)], name="stack")(both(h))
+    lstm = layers.LSTM(2, return_sequences=True, name="lstm")
+    h = layers.Bidirectional(lstm, name="both")(h)
+    h = layers.RNN([layers.GRUCell(2), layers.SimpleRNNCell(3)], name="stack")(h)
     model = keras.Model(x, layers.Dense(1)(h))
     probe = ActivationProbe(model, np.arange(30).reshape(6, 5) % 9)
     outputs = {

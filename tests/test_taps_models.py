@@ -62,6 +62,8 @@ def wide_and_narrow_model():
     ],
 )
 def test_gradients_are_those_of_the_training_step(build):
+    # The gradient of a bias before a normalisation is zero but for rounding.
+    keras.utils.set_random_seed(0)
     check_one_step(compiled(build()), *vectors())
 
 
