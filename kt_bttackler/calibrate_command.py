@@ -6,13 +6,12 @@ import argparse
 import pathlib
 
 from kt_bttackler import calibration, files, spared
-from kt_bttackler.cli import UsageError
+from kt_bttackler.cli import UsageError, check_target
 from kt_bttackler.diagnosis import Diagnosis
 from kt_bttackler.replay_command import (
     add_folders,
     add_json,
     add_scoring,
-    check_target,
     diagnosis_named,
     plain,
     recorded,

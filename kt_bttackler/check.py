@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import pathlib
-import shlex
 import tempfile
 
 from kt_bttackler import files, user_script
@@ -30,13 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `kt-bttackler check`."""
     parser.description = f"{__doc__}\n{user_script.CONTRACT}"
     parser.add_argument("script", type=pathlib.Path, metavar="SCRIPT")
-    parser.add_argument(
-        "--arguments",
-        type=shlex.split,
-        default=[],
-        metavar="TEXT",
-        help="what SCRIPT is started with, such as --arguments='--fast 3'",
-    )
+    user_script.add_arguments(parser)
     parser.add_argument(
         "--seconds", type=at_least(1), default=60, help="budget (default: %(default)s)"
     )
@@ -65,8 +58,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UsageError: the script cannot be run, or has nothing to search.
     """
-    if options.json is not None:
-        check_target(options.json)
+    check_target(options.json)
     if not options.script.is_file():
         raise UsageError(f"{options.script} is not a file.")
     print("Loading TensorFlow ...", flush=True)

@@ -128,17 +128,17 @@ def at_least(least: int) -> Callable[[str], int]:
     return whole_number
 
 
-def check_target(path: pathlib.Path, option: str = "--json") -> None:
+def check_target(path: pathlib.Path | None, option: str = "--json") -> None:
     """Notices before the work what would be a pity after it.
 
     Args:
-        path: a file that is to be written.
+        path: a file that is to be written, if any.
         option: that gave it.
 
     Raises:
         UsageError: it cannot be written.
     """
-    if path.is_dir() or not path.parent.is_dir():
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise UsageError(f"{option} {path} cannot be written: no such folder or file.")
 
 

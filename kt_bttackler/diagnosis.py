@@ -27,6 +27,11 @@ from kt_bttackler.trace import Trace
 _ADVICE = "\nTry: "
 
 
+def without_advice(message: str) -> str:
+    """A trial's message but for what it advises."""
+    return message.partition(_ADVICE)[0]
+
+
 def reason(message: str) -> str:
     r"""What a trial's message says, in one line and without the advice.
 
@@ -35,7 +40,7 @@ def reason(message: str) -> str:
         'ERG at epoch 3: gradient flow 0 < 0.001'
     """
     # The last line of a traceback says what went wrong.
-    return message.partition(_ADVICE)[0].strip().rpartition("\n")[2]
+    return without_advice(message).strip().rpartition("\n")[2]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kt_bttackler import comparison, comparison_text, files
-from kt_bttackler.cli import UsageError
+from kt_bttackler.cli import UsageError, at_least, check_target
 from kt_bttackler.comparison import Comparison
 from kt_bttackler.diagnosis import Diagnosis
 from kt_bttackler.measures import KillRegret
@@ -149,37 +149,6 @@ def recorded(folder: pathlib.Path) -> Recording:
     if not len(recording):
         raise UsageError(f"{folder} holds no trace with an epoch.")
     return recording
-
-
-def check_target(path: pathlib.Path | None, option: str = "--json") -> None:
-    """Notices at once what would be a pity in the end.
-
-    Args:
-        path: the file to be written, if any.
-        option: that named it.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise UsageError(f"{option} {path} cannot be written: no such folder or file.")
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that is a whole number of at least `least`."""
-
-    def whole_number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value < 2**31:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {least}, got {text}"
-            )
-        return value
-
-    return whole_number
 
 
 def diagnosis_named(name: str) -> Diagnosis:

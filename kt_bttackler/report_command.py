@@ -14,7 +14,7 @@ import argparse
 import pathlib
 
 from kt_bttackler import files, results
-from kt_bttackler.cli import UsageError
+from kt_bttackler.cli import UsageError, check_target
 from kt_bttackler.extras import required
 from kt_bttackler.regions import regions
 from kt_bttackler.report import as_text
@@ -80,8 +80,7 @@ def _scored(study: Study) -> bool:
 
 
 def _write(path: pathlib.Path, text: str, option: str) -> None:
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"{option} {path} cannot be written: no such folder or file.")
+    check_target(path, option)
     try:
         files.write_atomically(path, text)
     except OSError as error:

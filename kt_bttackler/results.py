@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kt_bttackler import project, project_files, report_table
-from kt_bttackler.diagnosis import Verdict
+from kt_bttackler.diagnosis import Verdict, without_advice
 from kt_bttackler.extras import required
 from kt_bttackler.study import Study, TrialFacts
 from kt_bttackler.summaries import Summary, in_notebook
@@ -161,7 +161,7 @@ def _facts(
     trial_id = state.get("trial_id") or folder.name.removeprefix("trial_")
     status = state.get("status") or "UNKNOWN"
     # What to try is told once for all trials of a cause.
-    message = (state.get("message") or str(verdict or "")).partition("\nTry: ")[0]
+    message = without_advice(state.get("message") or str(verdict or ""))
     begun, done = _times(traces.values())
     return TrialFacts(
         id=trial_id,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import pathlib
-import shlex
 
 from kt_bttackler import user_script
 from kt_bttackler.cli import UsageError, quiet_loading
@@ -31,13 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=pathlib.Path, metavar="DIR")
     parser.add_argument("trial", metavar="TRIAL", help="id of the trial, such as 07")
     parser.add_argument("--script", type=pathlib.Path, metavar="SCRIPT", required=True)
-    parser.add_argument(
-        "--arguments",
-        type=shlex.split,
-        default=[],
-        metavar="TEXT",
-        help="what SCRIPT is started with, such as --arguments='--fast 3'",
-    )
+    user_script.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:

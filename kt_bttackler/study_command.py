@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-from collections.abc import Callable
 
-from kt_bttackler.cli import UsageError, quiet_loading
+from kt_bttackler.cli import UsageError, at_least, quiet_loading
 
 TASKS = ("cifar10-cnn", "cifar10-lstm", "exchange-transformer")
 
@@ -41,18 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "exchange rates, lines of 8 numbers, which may be gzipped",
     )
     record.add_argument(
-        "--trials", type=_at_least(1), default=200, help="default: %(default)s"
+        "--trials", type=at_least(1), default=200, help="default: %(default)s"
     )
     record.add_argument(
         "--first",
-        type=_at_least(0),
+        type=at_least(0),
         default=0,
         metavar="N",
         help="number of the first trial to record, to share a study among processes "
         "(default: 0)",
     )
     record.add_argument(
-        "--seed", type=_at_least(0), default=0, help="default: %(default)s"
+        "--seed", type=at_least(0), default=0, help="default: %(default)s"
     )
     record.add_argument(
         "--estimate",
@@ -101,18 +100,3 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     return 0
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def whole_number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value < 2**31:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {least}, got {text}"
-            )
-        return value
-
-    return whole_number

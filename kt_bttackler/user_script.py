@@ -7,11 +7,13 @@ as `data()` or `x` and `y`.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import os
 import pathlib
 import runpy
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +57,17 @@ class _Reached(BaseException):
         self.search = search
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what a script is started with."""
+    parser.add_argument(
+        "--arguments",
+        type=shlex.split,
+        default=[],
+        metavar="TEXT",
+        help="what SCRIPT is started with, such as --arguments='--fast 3'",
+    )
+
+
 def search_of(
     path: str | os.PathLike[str],
     directory: str | os.PathLike[str],
@@ -75,16 +88,39 @@ def search_of(
     path = pathlib.Path(path)
     if not path.is_file():
         raise UsageError(f"{path} is not a file.")
+    reached = run_to_search(path, directory, project_name, arguments)
+    return reached if isinstance(reached, Search) else _defined(path, reached)
+
+
+def run_to_search(
+    path: pathlib.Path,
+    directory: str | os.PathLike[str],
+    project_name: str,
+    arguments: Sequence[str] = (),
+) -> Search | Mapping[str, Any]:
+    """Runs a script up to its search, or to its end.
+
+    Args:
+        path: the script.
+        directory: takes the place of the one that the script gives to its tuner.
+        project_name: likewise.
+        arguments: those of the script.
+
+    Returns:
+        The search; what the script defines where it searches nothing.
+
+    Raises:
+        UsageError: the script cannot be run.
+    """
     try:
         with _stopped_at_search(directory, project_name), _arguments(path, arguments):
-            names = runpy.run_path(str(path), run_name="__main__")
+            return runpy.run_path(str(path), run_name="__main__")
     except _Reached as reached:
         return reached.search
     except SystemExit as end:
         raise UsageError(f"{path} ended before any search: {end}") from end
     except Exception as error:
         raise UsageError(f"{path}{_line(error, path)}: {_said(error)}") from error
-    return _defined(path, names)
 
 
 @contextlib.contextmanager

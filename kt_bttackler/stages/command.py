@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import runpy
-import sys
-from typing import Any
+import tempfile
+
+from kt_bttackler import user_script
+from kt_bttackler.cli import UsageError, quiet_loading
 
 EPILOG = """\
 examples:
   kt-bttackler stages plan search.py
   kt-bttackler stages plan --seconds-per-epoch 12 search.py
 """
-
-
-class _Planned(BaseException):
-    """Ends the script where its search would begin."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,36 +35,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the script up to its search, and prints the plan of it."""
-    from kt_bttackler.cli import UsageError, quiet_loading
-
     script = pathlib.Path(options.script)
     if not script.is_file():
         raise UsageError(f"`script` must be a file, got {str(script)!r}.")
     with quiet_loading():
-        from kt_bttackler.stages import planning
-
-    def report(tuner: Any, epochs: int | None) -> None:
-        print(
-            planning.plan(
-                tuner,
-                epochs=epochs,
+        from kt_bttackler.stages import planning, tuner
+    with tempfile.TemporaryDirectory() as folder:
+        search = user_script.run_to_search(script, folder, "plan", options.arguments)
+        if not isinstance(search, user_script.Search) or not isinstance(
+            search.tuner, tuner.StageTuner
+        ):
+            raise UsageError(f"{script} ended without the search of a StageTuner")
+        try:
+            plan = planning.plan(
+                search.tuner,
+                epochs=search.kwargs.get("epochs"),
                 trials=options.trials,
                 seconds_per_epoch=options.seconds_per_epoch,
             )
-        )
-        raise _Planned
-
-    token = planning.instead_of_search.set(report)
-    arguments, path = sys.argv, list(sys.path)
-    sys.argv = [str(script), *options.arguments]
-    sys.path.insert(0, str(script.resolve().parent))
-    try:
-        runpy.run_path(str(script), run_name="__main__")
-    except _Planned:
-        return 0
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    finally:
-        planning.instead_of_search.reset(token)
-        sys.argv, sys.path[:] = arguments, path
-    raise UsageError(f"{script} ended without the search of a StageTuner")
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    print(plan)
+    return 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextvars
 import copy
 import dataclasses
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras_tuner
@@ -19,10 +18,6 @@ from kt_bttackler.stages.tree import StageTree, split, values_of
 
 # A merge rate that is hardly worth the stored states.
 _LITTLE = 1.1
-
-# Called in place of a search; for the command that only plans.
-instead_of_search: contextvars.ContextVar[Callable[..., None] | None]
-instead_of_search = contextvars.ContextVar("instead_of_search", default=None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from kt_bttackler.diagnosed_tuner import DiagnosedTuner
 from kt_bttackler.stages import callbacks as stage_callbacks
 from kt_bttackler.stages import identity
 from kt_bttackler.stages.data import DATA, NEUTRAL, SearchData
-from kt_bttackler.stages.planning import instead_of_search, static_values
+from kt_bttackler.stages.planning import static_values
 from kt_bttackler.stages.schedules import Schedule, collecting
 from kt_bttackler.stages.staged_training import StagedTraining, Usage
 from kt_bttackler.stages.store import StageStore, byte_count
@@ -326,10 +326,6 @@ class StageTuner(DiagnosedTuner, _TrainsInStages):
 
         `epochs` may be given here instead of in the constructor.
         """
-        planned = instead_of_search.get()
-        if planned is not None:
-            planned(self, fit_kwargs.get("epochs"))
-            return
         self._data = {}
         try:
             super().search(*fit_args, **fit_kwargs)
