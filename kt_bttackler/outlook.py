@@ -34,6 +34,9 @@ _ERRORS = 5
 # Beyond this multiple of what the training began with, also a rising learning rate is
 # no excuse.
 _BLOWN_UP = 3.0
+# A validation that begins above this multiple of the loss of a constant, and gets better
+# while the training does, is of other data.
+_FAR = 1.5
 # Averages over the steps have caught up after so many times their length.
 _CAUGHT_UP = 3
 # What `hopeless` and `expected_loss` read.
@@ -78,6 +81,22 @@ def judged_losses(trace: Trace) -> np.ndarray:
     if not by_loss or not settled or not np.isfinite(checks[-1:]).all():
         return losses(trace)[1:]
     return np.asarray(checks - np.nan_to_num(trace.scalar("regularization")))
+
+
+def _drifted(values: np.ndarray, constant: float, block: int) -> bool:
+    """Whether the validation seems to be of another distribution.
+
+    Its loss began far above that of the constant, and falls. What comes later in a time
+    series can lie further from the training labels than any of these from another;
+    then their constant is no yardstick, and a loss above it may be a good one.
+
+    Args:
+        values: one judged loss per epoch.
+        constant: the loss of the best constant prediction for the training labels.
+        block: epochs whose mean counts as one loss.
+    """
+    first, last = np.mean(values[:block]), np.mean(values[-block:])
+    return bool(first > _FAR * constant and last < first)
 
 
 def worst_bearable(
@@ -138,7 +157,8 @@ def hopeless(trace: Trace, worse: float = WORSE, no_better: float = NO_BETTER) -
     It is when none of the last two blocks' losses was better, and the curve will not
     get there by the end of the plan. Not in the first 20 % of the plan, without one, on
     resumed trainings, nor while the learning rate rises or is to rise, unless the loss
-    has blown up. Where the loss of the constant is unknown nothing is foretold.
+    has blown up; nor where the training loss is below that of a constant and the
+    validation, which began far above it, falls, too: it is of other data then. Where the loss of the constant is unknown nothing is foretold.
 
     Args:
         trace: all that is known of the training.
@@ -172,6 +192,8 @@ def hopeless(trace: Trace, worse: float = WORSE, no_better: float = NO_BETTER) -
         return False
     limit = worst_bearable(trace, worse, no_better) * constant
     if not np.min(recent) > limit:
+        return False
+    if losses(trace)[-1] < constant and _drifted(values, constant, block):
         return False
     if rate_rose(trace, 2 * block) or warming_up(trace) or rise_ahead(trace):
         first = np.nan_to_num(losses(trace)[0])

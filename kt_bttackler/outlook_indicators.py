@@ -33,8 +33,9 @@ class WorseThanConstant(QualityIndicator):
     by five standard errors of the estimate. It says that nothing came of the training,
     not why: other findings, reported before it, do.
 
-    Do not use where validation and training targets are not of one distribution, nor on
-    trainings that may generalise long after they have learned their rows by heart.
+    Validation targets of another distribution are known by a loss that falls far above
+    that of the constant, and spared. Do not use on trainings that may generalise long
+    after they have learned their rows by heart.
 
     Attributes:
         threshold: multiple of the loss of a constant, in the first half of the plan,

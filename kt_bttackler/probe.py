@@ -1,21 +1,24 @@
 """The probe: a small fixed batch, and what a model makes of it.
 
 BTTackler (KDD'24), section 4.2, asks for the share of neurons that are never active.
-Once per epoch one batch goes through the model, eagerly and with `training=False`, and
-the outputs of its non-linear activations are collected on the way, and its own.
+Once per epoch one batch goes through the model, eagerly (but for RNNs) and with
+`training=False`, and the outputs of its non-linear activations are collected on the
+way, and its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras.src.backend.common import global_state
 
 from kt_bttackler.gradient_buffers import as_array
@@ -108,6 +111,7 @@ class ActivationProbe:
         self._model = model
         self._x = as_tensors(x)
         self._observed: list[tuple[ActivationInfo, keras.Operation]] | None = None
+        self._recurrent: dict[keras.Operation, Callable[..., Any]] = {}
         self._heads: tuple[Head, ...] = ()
         self._first_inputs: list[np.ndarray] = []
 
@@ -137,7 +141,7 @@ class ActivationProbe:
             self.run()
 
     def run(self) -> Reading:
-        """One eager forward pass with `training=False`.
+        """One eager forward pass with `training=False`; RNNs run as graphs.
 
         Raises:
             Exception: Whatever the model raises on these inputs.
@@ -145,12 +149,14 @@ class ActivationProbe:
         if self._observed is None:
             # The first pass also finds out which layers make the outputs.
             candidates = _operations(self._model)
+            self._recurrent = _as_graphs(self._model, candidates)
             calls, outputs = self._forward([operation for _, operation in candidates])
             self._observed = _select(candidates, calls, outputs)
             self._heads = tuple(_head(calls, output) for output in outputs)
             self._first_inputs = _first_inputs(calls)
         else:
-            calls, outputs = self._forward([each for _, each in self._observed])
+            observed = {operation for _, operation in self._observed}
+            calls, outputs = self._forward(observed | self._recurrent.keys())
         activations = []
         for _, operation in self._observed:
             found = [call for call in calls if call.operation is operation]
@@ -158,7 +164,7 @@ class ActivationProbe:
         return Reading(activations, [as_array(output) for output in outputs])
 
     def _forward(
-        self, operations: list[keras.Operation]
+        self, operations: Iterable[keras.Operation]
     ) -> tuple[list[_Call], list[Any]]:
         """Run the model, noting the calls of some operations."""
         calls: list[_Call] = []
@@ -166,7 +172,8 @@ class ActivationProbe:
             stack.enter_context(untouched_state(self._model))
             stack.enter_context(_untouched_draws())
             for operation in operations:
-                noting = _noting(operation, calls)
+                original = self._recurrent.get(operation, operation.call)
+                noting = _noting(operation, original, calls)
                 stack.enter_context(replaced(operation, "call", noting))
             outputs = self._model(self._x, training=False)
         return calls, keras.tree.flatten(outputs)
@@ -227,9 +234,40 @@ def _activation(operation: keras.Operation) -> str | None:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _noting(operation: keras.Operation, calls: list[_Call]) -> Callable[..., Any]:
+def _as_graphs(
+    model: keras.Model, operations: list[tuple[str, keras.Operation]]
+) -> dict[keras.Operation, Callable[..., Any]]:
+    """The `call` of each RNN, traced when it first runs.
+
+    Eagerly every time step passes through the whole of Keras, a millisecond each.
+    """
+    if model.run_eagerly:  # what it does may be no graph
+        return {}
+    return {
+        operation: _as_graph(operation.call)
+        for _, operation in operations
+        if isinstance(operation, keras.layers.RNN)
+    }
+
+
+def _as_graph(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that runs as a graph, without a warning of many traces."""
+    function, signature = tf.function(call), inspect.signature(call)
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()  # a traced function has none
+        # Called itself it would warn: every trial has layers of its own to trace.
+        concrete = function.get_concrete_function(*given.args, **given.kwargs)
+        return concrete(*given.args, **given.kwargs)
+
+    return traced
+
+
+def _noting(
+    operation: keras.Operation, original: Callable[..., Any], calls: list[_Call]
+) -> Callable[..., Any]:
     """The `call` of an operation, adding each call to a list."""
-    original = operation.call
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -177,6 +177,35 @@ def test_recurrent_layers_show_their_output_and_attention_stays_unseen():
     }
 
 
+class CountingCell(layers.SimpleRNNCell):
+    """Counts how often Python runs it."""
+
+    calls = 0
+
+    def call(self, inputs, states, training=False):
+        self.calls += 1
+        return super().call(inputs, states, training=training)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_recurrent_layers_run_as_graphs_unless_the_model_runs_eagerly(run_eagerly):
+    cell = CountingCell(3)
+    x = keras.Input((7, 2))
+    h = layers.RNN(cell, return_sequences=True, name="h")(x)
+    model = keras.Model(x, layers.Dense(1)(layers.LSTM(2)(h)))
+    model.compile("sgd", "mse", run_eagerly=run_eagerly)
+    data = rows(4, 7, 2)
+    probe = ActivationProbe(model, data)
+    probe.run()
+    cell.calls = 0
+    model.set_weights([weights + 0.1 for weights in model.get_weights()])
+    read = probe.run()
+    assert (cell.calls > 0) == run_eagerly
+    hidden = keras.Model(x, h)(data)
+    np.testing.assert_allclose(read.activations[0], hidden, atol=1e-6)
+    np.testing.assert_allclose(read.outputs[0], model(data), atol=1e-6)
+
+
 def test_inputs_come_as_the_model_takes_them():
     a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
     h = layers.Dense(2, activation="relu", name="h")(layers.Concatenate()([a, b]))

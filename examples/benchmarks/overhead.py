@@ -8,16 +8,22 @@ Three arms train copies of one model in one process: plain, plain again, and wat
 They take turns step by step, so that whatever else the machine does hits all three
 alike, and each step, with all that callbacks do after it, is charged to its arm by the
 CPU time of the whole process. `plain again` per `plain` is the null: what the method
-itself resolves. The epoch in which the step is traced comes before those that count:
-what it costs to set up is measured apart, on fresh models.
+itself resolves. TensorFlow runs on one thread: on several, how often they wake each
+other differs by up to a tenth of a step between copies of one recurrent model. On one
+thread copies still differ by about a hundredth. So a derived ratio stands beside the
+measured one: CPU time of the hooks, timed one by one in that training, plus the number
+of steps times what the tap adds to a step, the mean over many copies. The epoch in
+which the step is traced comes before those that count in the measured ratio: what it
+costs to set up is measured apart, on fresh models. The derived one counts it.
 
 Every model is trained at a batch size that makes a step long enough (`--step-ms` per
 trainable variable), and at a small one beside the figure that the cost model foretells.
 A port of the published way (ten statistics of w, |w|, g and |g| of every layer, after
 every batch) and a GradientTape on a probe batch are timed in the same run; their
-gradients come from the tap here, so the port is dearer still in truth. A model of eight
-million parameters is trained with its statistics on the worker and on the training
-thread, and its peak memory is compared in processes of their own.
+gradients come from the tap here, so the port is dearer still in truth. What AGV costs,
+which looks at every step, is measured on one model with and without it. A model of
+eight million parameters is trained with its statistics on the worker and on the
+training thread, and its peak memory is compared in processes of their own.
 
 A model that lies in the file, measured with the same settings, is not measured again.
 `--page` writes the tables into a page.
@@ -33,12 +39,16 @@ import statistics
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+# One thread, before TensorFlow is loaded.
+os.environ |= {"TF_NUM_INTEROP_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
 
 from overhead_parts import cost_model, models, single, tables, turns
 
+from kt_bttackler import Diagnosis
+
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy")
 SMALL_BATCH = 16
+AGV_MODEL = "tabular"
 SMOKE = {
     "epochs": 3,
     "epoch_seconds": 0.2,
@@ -47,6 +57,8 @@ SMOKE = {
     "small_epoch_seconds": 0.2,
     "setup_cpu_seconds": 0.0,
     "repeats": 1,
+    "copies": 2,
+    "copy_steps": 3,
 }
 
 
@@ -55,12 +67,15 @@ def long_steps(make, options):
     batch, seconds = models.batch_for(make, options.step_ms / 1000)
     # A few percent more than asked for: later steps may be faster.
     steps = max(2, round(1.05 * options.epoch_seconds / seconds))
-    meters, _ = turns.train_in_turns(make, batch, steps, options.epochs + 1)
+    meters, callbacks = turns.train_in_turns(make, batch, steps, options.epochs + 1)
+    taps = turns.tap_seconds(make, batch, options.copies, options.copy_steps)
     cpu = {arm: meter.cpu for arm, meter in meters.items()}
     plain, watched = sum(cpu["plain"][1:]), sum(cpu["watched"][1:])
     return {
         **turns.ratio(cpu["watched"], cpu["plain"]),
         "null": turns.ratio(cpu["plain again"], cpu["plain"]),
+        "derived": turns.derived_ratio(callbacks["watched"], cpu["plain"], taps),
+        "tap_seconds": taps,
         "batch": batch,
         "steps": steps,
         "step_seconds": statistics.median(meters["plain"].wall[1:]) / steps,
@@ -75,9 +90,10 @@ def short_steps(make, options):
     model, _ = models.compiled(make)
     _, seconds = models.batch_for(make, 0.0)  # the smallest batch: SMALL_BATCH
     steps = max(20, round(options.small_epoch_seconds / seconds))
-    meters, watching = turns.train_in_turns(
+    meters, callbacks = turns.train_in_turns(
         make, SMALL_BATCH, steps, options.small_epochs + 1
     )
+    watching = callbacks["watched"]
     cpu = {arm: meter.cpu for arm, meter in meters.items()}
     plain = cpu["plain"][1:]
     # The better of two: the null is noise here as well.
@@ -92,6 +108,28 @@ def short_steps(make, options):
         "step_cpu_seconds": sum(plain) / len(plain) / steps,
         "hooks": cost_model.hooks(watching, model),
         "tap_ms_per_step": 1000 * (added - in_hooks) / len(plain) / steps,
+    }
+
+
+def without_agv(options):
+    """CPU time with AGV per without it, at the small batches where it would show."""
+    diagnoses = {
+        "plain": Diagnosis().without("AGV"),
+        "plain again": Diagnosis().without("AGV"),
+        "watched": Diagnosis(),
+    }
+    meters, _ = turns.train_in_turns(
+        models.MODELS[AGV_MODEL],
+        SMALL_BATCH,
+        max(20, round(200 * options.small_epoch_seconds)),
+        2 * options.small_epochs + 1,
+        {arm: turns.TimedDiagnosis(diagnosis) for arm, diagnosis in diagnoses.items()},
+    )
+    cpu = {arm: meter.cpu for arm, meter in meters.items()}
+    return {
+        "model": AGV_MODEL,
+        **turns.ratio(cpu["watched"], cpu["plain"]),
+        "null": turns.ratio(cpu["plain again"], cpu["plain"]),
     }
 
 
@@ -135,7 +173,9 @@ def show(name, facts):
     small = facts["small"]
     print(
         f"{name:12} {facts['ratio']:.4f} [{facts['low']:.4f}, {facts['high']:.4f}] "
-        f"null {facts['null']['ratio']:.4f} foretold {facts['foretold']:.4f} | "
+        f"null {facts['null']['ratio']:.4f} "
+        f"derived {facts['derived']['ratio']:.4f} [{facts['derived']['low']:.4f}, "
+        f"{facts['derived']['high']:.4f}] foretold {facts['foretold']:.4f} | "
         f"small {small['ratio']:.4f} null {small['null']['ratio']:.4f} "
         f"foretold {small['foretold']:.4f} | set-up {facts['setup_seconds']:+.2f} s, "
         f"built {facts['setup_seconds_built']:+.2f} s of "
@@ -155,6 +195,8 @@ def parsed():
     parser.add_argument("--step-ms", type=float, default=2.0, help="per variable")
     parser.add_argument("--small-epochs", type=int, default=6)
     parser.add_argument("--small-epoch-seconds", type=float, default=2.0)
+    parser.add_argument("--copies", type=int, default=12, help="to time the tap in")
+    parser.add_argument("--copy-steps", type=int, default=30, help="of each copy")
     parser.add_argument("--setup-cpu-seconds", type=float, default=20.0)
     parser.add_argument("--repeats", type=int, default=5, help="of the large model")
     parser.add_argument("--page", help="Markdown page to write the tables into")
@@ -176,6 +218,7 @@ def main():
     results["versions"] = {p: importlib.metadata.version(p) for p in PACKAGES} | {
         "python": platform.python_version(),
         "cores": os.cpu_count(),
+        "threads": 1,
     }
 
     def write():
@@ -187,11 +230,14 @@ def main():
             results["models"][name] = measure(name, options)
             write()
         show(name, results["models"][name])
+    if "agv" not in results:
+        results["agv"] = without_agv(options)
+        write()
     if "large" not in results:
         results["large"] = single.worker(options.repeats)
         results["large"]["memory"] = single.memory(options.repeats)
         write()
-    print(json.dumps({k: results[k] for k in ("large", "cost_model")}, indent=1))
+    print(json.dumps({k: results[k] for k in ("agv", "large", "cost_model")}, indent=1))
     if options.page:
         tables.write_into(options.page, results)
 

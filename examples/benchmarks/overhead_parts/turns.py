@@ -1,5 +1,7 @@
 """Trainings that take turns step by step, so that noise hits all of them alike."""
 
+import random
+import statistics
 import threading
 import time
 
@@ -7,18 +9,26 @@ import keras
 import numpy as np
 
 from kt_bttackler import DiagnosisCallback, probe_meter, recorder
-from overhead_parts.models import compiled, rows_for
+from kt_bttackler.taps import TrainingTap
+from overhead_parts.models import batches, compiled, rows_for
 
 ARMS = ("plain", "plain again", "watched")
 
 
 class Turns:
-    """Lets several threads run one at a time, each for one training step."""
+    """Lets several threads run one at a time, each for one training step.
 
-    def __init__(self, parties):
+    Every round has an order of its own: who always runs after the same neighbour pays
+    for what that one leaves in the caches.
+    """
+
+    def __init__(self, parties, seed=0):
         self._condition = threading.Condition()
         self._parties = list(parties)
-        self._running = self._parties[0]
+        self._random = random.Random(seed)
+        self._round = []
+        self._running = None
+        self._next()
 
     def wait(self, party):
         """Waits for the turn of `party`."""
@@ -28,14 +38,16 @@ class Turns:
     def hand_over(self, party, *, leave=False):
         """Ends the turn of `party`, and its part in the game if it leaves."""
         with self._condition:
-            place = self._parties.index(party)
             if leave:
                 self._parties.remove(party)
-            else:
-                place += 1
-            if self._parties:
-                self._running = self._parties[place % len(self._parties)]
+                self._round = [one for one in self._round if one != party]
+            self._next()
             self._condition.notify_all()
+
+    def _next(self):
+        if not self._round:
+            self._round = self._random.sample(self._parties, len(self._parties))
+        self._running = self._round.pop() if self._round else None
 
 
 class Meter(keras.callbacks.Callback):
@@ -86,7 +98,12 @@ class Meter(keras.callbacks.Callback):
 
 
 class TimedDiagnosis(DiagnosisCallback):
-    """Notes the seconds of its own hooks, epoch by epoch."""
+    """Notes the seconds of its own hooks, epoch by epoch.
+
+    Attributes:
+        step_hooks: of every step, per epoch.
+        epoch_hooks: of its beginning and its end, per epoch.
+    """
 
     def __init__(self, diagnosis=None, clock=time.process_time):
         super().__init__(diagnosis, stop=False)
@@ -96,8 +113,10 @@ class TimedDiagnosis(DiagnosisCallback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Times the hook."""
-        self.step_hooks.append([])
+        start = self.clock()
         super().on_epoch_begin(epoch, logs)
+        self.step_hooks.append([])
+        self.epoch_hooks.append(self.clock() - start)
 
     def on_train_batch_end(self, batch, logs=None):
         """Times the hook."""
@@ -109,14 +128,53 @@ class TimedDiagnosis(DiagnosisCallback):
         """Times the hook."""
         start = self.clock()
         super().on_epoch_end(epoch, logs)
-        self.epoch_hooks.append(self.clock() - start)
+        self.epoch_hooks[-1] += self.clock() - start
 
 
-def train_in_turns(make, batch, steps, epochs):
-    """Trains a model in every arm.
+def tap_seconds(make, batch, copies, steps):
+    """What the tap adds to the CPU time of a step, in several copies of a model.
+
+    In each, the training functions with and without the tap take turns on the same
+    weights. Copies of one graph differ, by more than the tap costs: how TensorFlow
+    spreads their operations is not the same.
 
     Returns:
-        The meter of every arm, and the callback of the watched one.
+        Seconds, [copies].
+    """
+    added = []
+    order = random.Random(0)
+    for _ in range(copies):
+        model, classes = compiled(make, built=True)
+        iterator = batches(model, classes, batch)
+        functions = {"plain": model.make_train_function() or model.train_function}
+        tap = TrainingTap()
+        tap.install(model)
+        functions["tapped"] = model.train_function
+        seconds = {name: [] for name in functions}
+        for step in range(steps + 2):
+            for name in order.sample(list(functions), len(functions)):
+                start = time.process_time()
+                functions[name](iterator)
+                if step >= 2:  # they are traced, and grow warm
+                    seconds[name].append(time.process_time() - start)
+        pairs = zip(seconds["tapped"], seconds["plain"], strict=True)
+        added.append(statistics.median(a - b for a, b in pairs))
+        keras.backend.clear_session()
+    return added
+
+
+def train_in_turns(make, batch, steps, epochs, watching=None):
+    """Trains a model in every arm.
+
+    Args:
+        make: one of `models`.
+        batch: rows of a step.
+        steps: of an epoch.
+        epochs: with the one in which the step is traced.
+        watching: the callback of each arm that has one, by default of "watched".
+
+    Returns:
+        The meter of every arm, and the callbacks.
     """
     turns = Turns(ARMS)
     restored = probe_meter.PROBE_SHARE, recorder.SUMMARY_SHARE
@@ -126,7 +184,7 @@ def train_in_turns(make, batch, steps, epochs):
     recorder.SUMMARY_SHARE /= len(ARMS)
     meters = {arm: Meter(arm, turns) for arm in ARMS}
     models = {arm: compiled(make, built=True) for arm in ARMS}
-    watching = TimedDiagnosis()
+    watching = watching or {"watched": TimedDiagnosis()}
     x, y = rows_for(*models["plain"], batch * steps)
 
     def run(arm):
@@ -139,7 +197,7 @@ def train_in_turns(make, batch, steps, epochs):
                 epochs=epochs,
                 shuffle=False,
                 verbose=0,
-                callbacks=[*([watching] if arm == "watched" else []), meters[arm]],
+                callbacks=[*filter(None, [watching.get(arm)]), meters[arm]],
             )
         finally:
             turns.hand_over(arm, leave=True)
@@ -167,4 +225,25 @@ def ratio(over, under):
         "ratio": float(over.sum() / under.sum()),
         "low": float(low),
         "high": float(high),
+    }
+
+
+def derived_ratio(watching, plain, taps):
+    """The ratio made of its parts: hooks, timed one by one, and the tap in each step.
+
+    The first epoch counts here.
+
+    Args:
+        watching: the callback of the watched arm.
+        plain: CPU seconds of each epoch of the arm without it.
+        taps: `tap_seconds`.
+    """
+    plain_seconds = len(plain) * np.mean(plain[1:])
+    steps = sum(map(len, watching.step_hooks))
+    hooks = sum(map(sum, watching.step_hooks)) + sum(watching.epoch_hooks)
+    draws = np.random.default_rng(0).integers(0, len(taps), (4000, len(taps)))
+    low, high = np.quantile(np.mean(np.array(taps)[draws], axis=1), [0.025, 0.975])
+    return {
+        name: float(1 + (hooks + steps * tap) / plain_seconds)
+        for name, tap in (("ratio", np.mean(taps)), ("low", low), ("high", high))
     }
