@@ -148,6 +148,10 @@ def hopeless(trace):
         if not least > 3 * max(first, constant):
             return False
     limit = bound(trace) * constant
+    first, last = sum(values[:size]) / size, sum(values[-size:]) / size
+    learns = net_losses(trace)[-1] < constant
+    if learns and first > 1.5 * constant and last < first:
+        return False
     return least > limit and expected(values, planned - trace.epoch, size) > limit
 
 

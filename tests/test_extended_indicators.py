@@ -352,6 +352,18 @@ def test_no_hope_is_lost_in_doubt(spared):
     assert not any(hopeless(prefix) for prefix in early.prefixes())
 
 
+FAR = [2.303 * (2 + 0.9**n) for n in range(19)]
+
+
+def test_a_validation_on_other_data_is_no_ground_while_it_gets_better():
+    assert not any(hopeless(prefix) for prefix in worse(FAR).prefixes())
+    near = [2.303 * (1.2 + 0.2 * 0.9**n) for n in range(19)]
+    assert any(hopeless(prefix) for prefix in worse(near).prefixes())
+    assert any(hopeless(prefix) for prefix in worse(FAR[::-1]).prefixes())
+    stuck = trace([2.4] * 19, scalars={"val_loss": FAR})
+    assert any(hopeless(prefix) for prefix in stuck.prefixes())
+
+
 def test_a_rising_rate_is_no_excuse_for_a_loss_that_has_blown_up():
     blown_up = [2.0, 3.0, *[9.0 * 2.0**n for n in range(17)]]
     rates = {"learning_rate": [0.1 * 2.0**n for n in range(19)]}
