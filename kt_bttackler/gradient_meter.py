@@ -88,7 +88,8 @@ class GradientMeter:
         Asked for at its end, once: they are not kept. Empty without gradients.
         """
         typical, self._typical = self._typical, None
-        return list(typical or self.tap.gradients()) if self._epoch.samples else []
+        gradients = typical or self.tap.gradients()
+        return list(gradients) if any(g is not None for g in gradients) else []
 
     def finite_so_far(self) -> Columns:
         """Finiteness of the gradients sampled in the running epoch."""

@@ -147,14 +147,13 @@ class Recorder:
         Returns:
             Gives the record; waits for the statistics of a large model.
         """
-        parts = []
+        sampled: Future[Columns] | None = None
         if self._meter is not None:
-            future = self._fuses("gradient tap", self._meter.end_epoch, self._steps)
-            parts.append(("gradient tap", future))
-        if self._needs_summaries or self._summaries.allows(self.seconds):
-            parts.append(("statistics", self._fuses("statistics", self._summarize)))
+            sampled = self._fuses("gradient tap", self._meter.end_epoch, self._steps)
         columns, scalars = dict(self._initial), dict(logs)
         self._initial = {}
+        if self._needs_summaries or self._summaries.allows(self.seconds):
+            columns |= self._fuses("statistics", self._summarize) or {}
         if not partial:
             if self._weights is not None:
                 columns |= self._fuses("weights", self._weights.end_epoch) or {}
@@ -174,9 +173,8 @@ class Recorder:
         seconds = self.seconds
 
         def record() -> Record:
-            for part, future in parts:
-                if future is not None:
-                    columns.update(self._fuses(part, future.result) or {})
+            if sampled is not None:
+                columns.update(self._fuses("gradient tap", sampled.result) or {})
             if is_first and "step_gradient/abs_mean" not in columns:
                 self._fuses("gradient tap", self._miss_gradients)
             return Record(epoch, seconds, scalars, columns, partial)
@@ -289,23 +287,23 @@ class Recorder:
         else:
             self.unobserved["gradient"] = reason
 
-    def _summarize(self) -> Future[Any] | None:
-        """The ten statistics of gradients and weights."""
+    def _summarize(self) -> Columns:
+        """The ten statistics of gradients and weights.
+
+        Here and now also for a large model: while a worker looks at them, the next
+        steps would need memory for another set of gradients and one of weights.
+        """
         if not self._wants_gradients:
-            return None
-        gradients = self._meter.take_typical() if self._meter else []
-        weights: list[Any] = [
-            weight_meter.current_value(variable)
-            for variable in self._model.trainable_variables
-        ]
-
-        def columns() -> Columns:
-            with self._summaries.spending():
-                return summary_columns("gradient", gradients) | summary_columns(
-                    "weight", weights
-                )
-
-        return self._submit(columns)
+            return {}
+        with self._summaries.spending():
+            gradients = self._meter.take_typical() if self._meter else []
+            columns = summary_columns("gradient", gradients)
+            del gradients
+            weights: list[Any] = [
+                weight_meter.current_value(variable)
+                for variable in self._model.trainable_variables
+            ]
+            return columns | summary_columns("weight", weights)
 
     def _submit(self, action: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Reduces arrays, now or, for a large model, in the worker."""
