@@ -270,3 +270,15 @@ def last_known(values: np.ndarray) -> float:
     """The last number of a column that is one, else `nan`."""
     known = values[~np.isnan(values)]
     return float(known[-1]) if len(known) else math.nan
+
+
+def slope(values: np.ndarray) -> float:
+    """Slope per epoch of the straight line that fits a curve best, `nan` of one value.
+
+    Example:
+        >>> slope(np.array([1.0, 2.0, 4.0]))
+        1.5
+    """
+    epochs = np.arange(len(values)) - (len(values) - 1) / 2
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.divide(epochs @ values, epochs @ epochs))

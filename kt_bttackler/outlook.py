@@ -34,8 +34,8 @@ _ERRORS = 5
 # Beyond this multiple of what the training began with, also a rising learning rate is
 # no excuse.
 _BLOWN_UP = 3.0
-# A validation that begins above this multiple of the loss of a constant, and gets better
-# while the training does, is of other data.
+# A validation that begins above this multiple of the loss of a constant, and gets
+# better while the training does, is of other data.
 _FAR = 1.5
 # Averages over the steps have caught up after so many times their length.
 _CAUGHT_UP = 3
@@ -158,7 +158,8 @@ def hopeless(trace: Trace, worse: float = WORSE, no_better: float = NO_BETTER) -
     get there by the end of the plan. Not in the first 20 % of the plan, without one, on
     resumed trainings, nor while the learning rate rises or is to rise, unless the loss
     has blown up; nor where the training loss is below that of a constant and the
-    validation, which began far above it, falls, too: it is of other data then. Where the loss of the constant is unknown nothing is foretold.
+    validation, which began far above it, falls, too: it is of other data then. Where
+    the loss of the constant is unknown nothing is foretold.
 
     Args:
         trace: all that is known of the training.

@@ -19,6 +19,7 @@ from kt_bttackler.course import (
     rate_rose,
     rise_ahead,
     settling_epochs,
+    slope,
     stalled,
     trivial_loss,
 )
@@ -351,8 +352,7 @@ class Oscillation(QualityIndicator):
             return math.nan
         changes = np.diff(window)
         turning = float(np.mean(changes[:-1] * changes[1:] < 0))
-        slope = float(np.polyfit(np.arange(len(window)), window, 1)[0])
-        if turning < self.turns or slope < 0:
+        if turning < self.turns or slope(window) < 0:
             return 0.0
         return float(np.mean(np.abs(changes))) / scale
 

@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from kt_bttackler.course import slope
 from kt_bttackler.gradient_indicators import (
     AbnormalGradientValues,
     extreme_layer,
@@ -185,8 +186,7 @@ class UpstreamULC(QualityIndicator):
         if half and _variation(curve[half:]) > _variation(curve[:half]):
             return math.inf
         window = curve[-self.window :]
-        slope = np.polyfit(np.arange(len(window)), window, 1)[0]
-        return _variation(window) if slope >= self.slope else 0.0
+        return _variation(window) if slope(window) >= self.slope else 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
