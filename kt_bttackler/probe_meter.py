@@ -17,7 +17,7 @@ from kt_bttackler.probe import ActivationInfo, ActivationProbe, Reading
 from kt_bttackler.probe_data import BatchKeeper, slice_rows
 
 PROBED_EPOCHS = 3
-PROBE_SHARE = 0.003
+PROBE_SHARE = 0.002
 
 _OF_UNITS: Mapping[str, Callable[[np.ndarray, ActivationInfo], float]] = {
     "activation/constant_ratio": lambda output, layer: unit_stats.constant_ratio(

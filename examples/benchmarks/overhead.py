@@ -197,7 +197,7 @@ def parsed():
     parser.add_argument("--small-epoch-seconds", type=float, default=2.0)
     parser.add_argument("--copies", type=int, default=12, help="to time the tap in")
     parser.add_argument("--copy-steps", type=int, default=30, help="of each copy")
-    parser.add_argument("--setup-cpu-seconds", type=float, default=20.0)
+    parser.add_argument("--setup-cpu-seconds", type=float, default=12.0)
     parser.add_argument("--repeats", type=int, default=5, help="of the large model")
     parser.add_argument("--page", help="Markdown page to write the tables into")
     parser.add_argument("--smoke", action="store_true", help="a few seconds a model")

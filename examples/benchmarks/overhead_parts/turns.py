@@ -7,6 +7,7 @@ import time
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kt_bttackler import DiagnosisCallback, probe_meter, recorder
 from kt_bttackler.taps import TrainingTap
@@ -185,17 +186,18 @@ def train_in_turns(make, batch, steps, epochs, watching=None):
     meters = {arm: Meter(arm, turns) for arm in ARMS}
     models = {arm: compiled(make, built=True) for arm in ARMS}
     watching = watching or {"watched": TimedDiagnosis()}
-    x, y = rows_for(*models["plain"], batch * steps)
+    data = tf.data.Dataset.from_tensor_slices(rows_for(*models["plain"], batch * steps))
+    # Arms that wait for each other must not wait for TensorFlow's one thread as well.
+    threads = tf.data.Options()
+    threads.threading.private_threadpool_size = 1
+    data = data.batch(batch).with_options(threads)
 
     def run(arm):
         turns.wait(arm)
         try:
             models[arm][0].fit(
-                x,
-                y,
-                batch_size=batch,
+                data,
                 epochs=epochs,
-                shuffle=False,
                 verbose=0,
                 callbacks=[*filter(None, [watching.get(arm)]), meters[arm]],
             )
