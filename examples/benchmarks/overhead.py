@@ -8,13 +8,14 @@ Three arms train copies of one model in one process: plain, plain again, and wat
 They take turns step by step, so that whatever else the machine does hits all three
 alike, and each step, with all that callbacks do after it, is charged to its arm by the
 CPU time of the whole process. `plain again` per `plain` is the null: what the method
-itself resolves. TensorFlow runs on one thread: on several, how often they wake each
-other differs by up to a tenth of a step between copies of one recurrent model. On one
-thread copies still differ by about a hundredth. So a derived ratio stands beside the
-measured one: CPU time of the hooks, timed one by one in that training, plus the number
-of steps times what the tap adds to a step, the mean over many copies. The epoch in
-which the step is traced comes before those that count in the measured ratio: what it
-costs to set up is measured apart, on fresh models. The derived one counts it.
+itself resolves. Operations run on one thread each, and two at a time; a recurrent model
+wants `TF_NUM_INTEROP_THREADS=1`: how often two threads wake each other differs by up to
+a tenth of a step between copies of it. Other copies still differ by about a hundredth.
+So a derived ratio stands beside the measured one: CPU time of the hooks, timed one by
+one in that training, plus the number of steps times what the tap adds to a step, the
+mean over many copies. The epoch in which the step is traced comes before those that
+count in the measured ratio: what it costs to set up is measured apart, on fresh models.
+The derived one counts it.
 
 Every model is trained at a batch size that makes a step long enough (`--step-ms` per
 trainable variable), and at a small one beside the figure that the cost model foretells.
@@ -39,8 +40,9 @@ import statistics
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# One thread, before TensorFlow is loaded.
-os.environ |= {"TF_NUM_INTEROP_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
+# Before TensorFlow is loaded.
+THREADS = {"TF_NUM_INTEROP_THREADS": "2", "TF_NUM_INTRAOP_THREADS": "1"}
+os.environ |= THREADS | os.environ
 
 from overhead_parts import cost_model, models, single, tables, turns
 
@@ -141,6 +143,7 @@ def measure(name, options):
     facts = {
         **long_steps(make, options),
         "epochs": options.epochs,
+        "threads": {variable: os.environ[variable] for variable in THREADS},
         "parameters": int(model.count_params()),
         "variables": len(model.trainable_variables),
         "small": short_steps(make, options),
@@ -218,7 +221,6 @@ def main():
     results["versions"] = {p: importlib.metadata.version(p) for p in PACKAGES} | {
         "python": platform.python_version(),
         "cores": os.cpu_count(),
-        "threads": 1,
     }
 
     def write():
