@@ -41,14 +41,15 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Before TensorFlow is loaded.
-THREADS = {"TF_NUM_INTEROP_THREADS": "2", "TF_NUM_INTRAOP_THREADS": "1"}
-os.environ |= THREADS | os.environ
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 from overhead_parts import cost_model, models, single, tables, turns
 
 from kt_bttackler import Diagnosis
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy")
+THREADS = ("TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS")
 SMALL_BATCH = 16
 AGV_MODEL = "tabular"
 SMOKE = {
