@@ -65,6 +65,7 @@ _MODULES = {
     "results": ("diagnosis_of", "summary", "trials_dataframe"),
     "rehearsal": ("preflight",),
     "appeal": ("run_on",),
+    "launcher": ("launch",),
 }
 _SUBMODULES = ("calibration", "measures", "oracles", "replay", "stages", "testing")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

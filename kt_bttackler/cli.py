@@ -63,6 +63,11 @@ COMMANDS = (
         "kt_bttackler.stages.command",
         "plan a search that trains what trials share once",
     ),
+    (
+        "launch",
+        "kt_bttackler.launch_command",
+        "run the search of a script on many processes and machines, by Ray",
+    ),
 )
 MISTAKE, INTERRUPTED = 2, 130
 _EPILOG = """\

@@ -14,7 +14,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from kt_bttackler import checkpoints, files, project
 from kt_bttackler.fuses import warn
 from kt_bttackler.locking import ProjectLock
-from kt_bttackler.roles import is_worker
+from kt_bttackler.roles import is_restarted, is_worker
 from kt_bttackler.signs import SignsOfLife
 
 _logger = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class DurableTuner(keras_tuner.Tuner):
 
 def _may_overwrite(kwargs: dict[str, Any]) -> bool:
     """Whether this process may delete the project; raises if another one uses it."""
-    if is_worker():
+    if is_worker() or is_restarted():
         return False
     directory = str(kwargs.get("directory") or ".")
     if "://" not in directory:

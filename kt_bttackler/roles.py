@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 
+# Set in a process that takes the place of one that died.
+RESTARTED = "KT_BTTACKLER_RESTARTED"
+
 
 def is_chief() -> bool:
     """Whether this process is the chief, whom the workers ask for trials."""
@@ -17,6 +20,11 @@ def is_chief() -> bool:
 def is_worker() -> bool:
     """Whether this process trains what a chief tells it to."""
     return _is_distributed() and "chief" not in _tuner_id()
+
+
+def is_restarted() -> bool:
+    """Whether this process goes on with what another of its name had begun."""
+    return bool(os.environ.get(RESTARTED))
 
 
 def _is_distributed() -> bool:

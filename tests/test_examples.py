@@ -23,15 +23,24 @@ PRINTED = {
         "1 top trials stand behind the bound",
     ],
     "06_record_a_study": ["digits trial 2: val_accuracy", "trials ended"],
+    "07_search_on_ray": ["'worker1': 'finished'", "Best: trial"],
     "08_stage_tree": ["merge rate", "108 epochs were trained, 108 were planned"],
 }
+# Ray and three processes that load TensorFlow.
+SLOW = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def test_every_example_is_expected_to_print_something():
     assert [path.stem for path in EXAMPLES] == list(PRINTED)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=SLOW if "ray" in path.stem else (), id=path.stem)
+        for path in EXAMPLES
+    ],
+)
 def test_example_runs(path, tmp_path):
     done = subprocess.run(
         [sys.executable, str(path), "--smoke"],
@@ -57,6 +66,7 @@ def test_example_runs(path, tmp_path):
         "studies.py --smoke",
         "tabular.py --smoke",
         "stages.py --smoke",
+        "scale.py --smoke",
     ],
 )
 def test_benchmark_runs(command, tmp_path):

@@ -146,6 +146,23 @@ class ServedOracleMixin(DurableOracleMixin):
         elif status == TrialStatus.FAILED:
             self._check_failures(limit)
 
+    @synchronized
+    def lose_worker(self, tuner_id: str) -> None:
+        """Puts the trial of a worker back at once that will not come back.
+
+        Args:
+            tuner_id: its id.
+        """
+        if tuner_id not in self.ongoing_trials:
+            self.tuner_ids.discard(tuner_id)
+            return
+        self._put_back(tuner_id)
+        if not self.tuner_ids:
+            # KerasTuner's chief would end with a trial that waits. The lost one stays
+            # on its list for `lost_after` seconds, so that another one can come.
+            self.tuner_ids.add(tuner_id)
+            self._signs().workers[tuner_id] = time.monotonic()
+
     def _is_settled(self, trial_id: str) -> bool:
         """Whether there is nothing more to report of a trial."""
         return trial_id not in self.trials or trial_id in self.end_order

@@ -1,0 +1,136 @@
+"""Searches on a real Ray cluster of this machine; see `launches.py`."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+# Three processes that load TensorFlow and train, beside those of Ray.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+HERE = pathlib.Path(__file__).parent
+PATH = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+
+
+def python(*command: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | {"PYTHONPATH": PATH},
+        capture_output=True,
+        text=True,
+        timeout=590,
+    )
+    print(done.stdout[-20_000:], done.stderr[-20_000:])
+    return done
+
+
+def run(scenario: str, folder: Any) -> dict[str, Any]:
+    """What a scenario saw."""
+    done = python(str(HERE / "launches.py"), scenario, str(folder))
+    assert done.returncode == 0
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def assert_each_ended_once(found: dict[str, Any], trials: int) -> None:
+    assert sum(found["trials"].values()) == len(found["settled"]) == trials
+    assert set(found["trials"]) == {"COMPLETED", "STOPPED"}
+    assert sorted(found["end_order"]) == sorted(found["settled"])
+    assert (found["ongoing"], found["retry_queue"]) == ({}, [])
+    assert (found["corrupt"], found["lock"]) == ([], False)
+    assert all(end in ("finished", "stopped") for _, end in found["epochs"].values())
+    ended = [line.split("trial ")[1] for line in found["told"] if line.endswith("]")]
+    ended = [line for line in ended if " COMPLETED" in line or " STOPPED" in line]
+    assert len(ended) == len({line.split()[0] for line in ended}) <= trials
+
+
+def times_run(found: dict[str, Any]) -> dict[str, int]:
+    return dict(collections.Counter(trial for _, trial in found["runs"]))
+
+
+def test_a_worker_killed_in_a_trial_gets_it_again(tmp_path: Any) -> None:
+    found = run("kill_a_worker", tmp_path)
+    assert_each_ended_once(found, 6)
+    (lost,) = found["lost"]
+    assert [who for who, trial in found["runs"] if trial == lost] == ["worker1"] * 2
+    assert times_run(found) == {
+        trial: 1 + (trial == lost) for trial in found["settled"]
+    }
+    ends = {n: (e["outcome"], e["restarts"]) for n, e in found["workers"].items()}
+    assert ends == {"worker0": ("finished", 0), "worker1": ("finished", 1)}
+    assert found["project_dir"] == str(tmp_path / "p")
+    # Each life is a process of its own.
+    processes = found["processes"]
+    assert [len(processes[n]) for n in ("chief", "worker0", "worker1")] == [1, 1, 2]
+    assert len({p["pid"] for lives in processes.values() for p in lives}) == 4
+    # Each worker sees its own GPU, and the chief none.
+    gpus = {name: {p["gpus"] for p in lives} for name, lives in processes.items()}
+    assert gpus["chief"] == {""}
+    assert gpus["worker0"] | gpus["worker1"] == {"0", "1"}
+    # Not all addresses of the machine.
+    assert {p["address"] for lives in processes.values() for p in lives}.isdisjoint(
+        {"0.0.0.0", "::", ""}
+    )
+    told = "\n".join(found["told"])
+    for text in ("worker0: process ", ", GPU 0", "worker1: died (", "[1 of 3]"):
+        assert text in told
+    assert f"project in {tmp_path / 'p'}" in found["told"][-1]
+
+
+def test_the_trial_of_a_lost_worker_is_taken_up_and_the_chief_comes_back(
+    tmp_path: Any,
+) -> None:
+    found = run("lose_a_worker_and_the_chief", tmp_path)
+    assert_each_ended_once(found, 8)
+    ends = {n: (e["outcome"], e["restarts"]) for n, e in found["workers"].items()}
+    assert ends == {"worker0": ("finished", 0), "worker1": ("lost", 1)}
+    (lost,) = found["lost"]
+    assert [who for who, trial in found["runs"] if trial == lost][-1] == "worker0"
+    assert any("the chief is away" in line for line in found["told"])
+
+
+def test_what_the_function_raises_is_told_once(tmp_path: Any) -> None:
+    found = run("fail", tmp_path)
+    assert found["everywhere"]["error"].startswith("RuntimeError: `search_fn` failed: ")
+    assert found["everywhere"]["error"].count("KeyError: 'no such column'") == 1
+    assert "must build a tuner and call its `search`" in found["nothing"]["error"]
+    workers = found["workers"]
+    assert workers["error"].startswith(
+        "RuntimeError: no worker is left: failed, OSError: no such disk. "
+    )
+    told = "\n".join(workers["told"])
+    assert told.count("OSError: no such disk") == 1
+    assert "died" not in told
+
+
+SCRIPT = """
+import sys
+import scenarios
+scenarios.search(sys.argv[1], "RandomSearch", max_trials=3)
+"""
+
+
+def test_the_command_runs_a_script(tmp_path: Any) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = python(
+        "-m", "kt_bttackler", "launch", str(script), "--workers", "2",
+        "--resources", "CPU=0.5", f"--arguments={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0
+    *lines, last = done.stdout.splitlines()
+    assert last.startswith("trials: ")
+    assert last.endswith(f"project in {tmp_path / 'p'}")
+    assert any(line.startswith("chief at 127.0.0.1:") for line in lines)
+    assert len(list((tmp_path / "p").glob("trial_*"))) == 3
+    refused = python(
+        "-m", "kt_bttackler", "launch", str(script), "--workers", "1",
+        "--resources", "GPU=64",
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert "must be at most what this machine has, " in refused.stderr
