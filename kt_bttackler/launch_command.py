@@ -11,10 +11,10 @@ import argparse
 import functools
 import pathlib
 import runpy
-import shlex
 import sys
 from collections.abc import Sequence
 
+from kt_bttackler import user_script
 from kt_bttackler.cli import UsageError
 from kt_bttackler.launcher import launch
 
@@ -55,23 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='"auto" or HOST:PORT of a running Ray cluster of which this machine is a '
         "node (default: RAY_ADDRESS, else this machine alone)",
     )
-    parser.add_argument(
-        "--arguments",
-        type=shlex.split,
-        default=[],
-        metavar="TEXT",
-        help="arguments of the script, such as --arguments='--epochs 3'",
-    )
+    user_script.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Launches the search; returns the exit code."""
     if not options.script.is_file():
         raise UsageError(f"SCRIPT must be a file, got {options.script}.")
-    script = str(options.script.resolve())
+    script = options.script.resolve()
     try:
         launch(
-            functools.partial(run_script, script, tuple(options.arguments)),
+            functools.partial(run_script, script, options.arguments),
             workers=options.workers,
             resources_per_worker=options.resources,
             max_restarts=options.max_restarts,
@@ -85,16 +79,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_script(script: str, arguments: Sequence[str] = ()) -> None:
+def run_script(script: pathlib.Path, arguments: Sequence[str] = ()) -> None:
     """Runs a script as `python SCRIPT` does.
 
     Args:
         script: its path.
         arguments: those that it finds in `sys.argv`.
     """
-    sys.argv[:] = [script, *arguments]
-    sys.path.insert(0, str(pathlib.Path(script).parent))
-    runpy.run_path(script, run_name="__main__")
+    with user_script.started(script, arguments):
+        runpy.run_path(str(script), run_name="__main__")
 
 
 def _resources(text: str) -> dict[str, float]:

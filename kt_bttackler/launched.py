@@ -114,6 +114,7 @@ class News:
         error: what went wrong with it, with a traceback, or "".
         project_dir: of the search, or "" before it has begun.
         trials: number of trials by status.
+        waiting: number of trials that wait for a worker, or run on one.
     """
 
     lines: tuple[str, ...] = ()
@@ -124,6 +125,7 @@ class News:
     error: str = ""
     project_dir: str = ""
     trials: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    waiting: int = 0
 
 
 class Bulletin:
@@ -207,25 +209,20 @@ class Chief:
             return dataclasses.replace(news, lines=tuple(lines))
         folder = str(tuner.project_dir)
         statuses = [trial.status for trial in list(tuner.oracle.trials.values())]
+        state = tuner.oracle.get_state()
         return dataclasses.replace(
             news,
             lines=(*lines, *self._bulletin.lines(tuner.oracle)),
             searching=True,
             project_dir=folder if "://" in folder else os.path.abspath(folder),
             trials=dict(collections.Counter(statuses)),
+            waiting=len(state["retry_queue"]) + len(state["ongoing_trials"]),
         )
 
     def lose(self, name: str) -> None:
         """A worker will not come back."""
         if self._tuner is not None:
             lose_worker(self._tuner.oracle, name)
-
-    def waiting(self) -> int:
-        """Number of trials that wait for a worker, or run on one."""
-        if self._tuner is None:
-            return 0
-        state = self._tuner.oracle.get_state()
-        return len(state["retry_queue"]) + len(state["ongoing_trials"])
 
     def _search(self, load: Callable[[], Callable[[], object]], folder: str) -> None:
         try:
@@ -282,10 +279,9 @@ def work(
     chief.hear.remote(name, LOADING, place)
 
     def begun(tuner: Any) -> None:
-        folder = str(tuner.project_dir)
-        line = "" if _is_shared(folder) else (
-            f"{folder} is not shared with the chief; what is recorded here stays here"
-        )  # fmt: skip
+        line, folder = "", str(tuner.project_dir)
+        if not _is_shared(folder):
+            line = f"{folder} is not that of the chief; what is recorded stays here"
         chief.hear.remote(name, SEARCHING, line)
 
     with observed(begun, lambda tuner: chief.hear.remote(name, SEARCHED)):

@@ -113,7 +113,7 @@ def run_to_search(
         UsageError: the script cannot be run.
     """
     try:
-        with _stopped_at_search(directory, project_name), _arguments(path, arguments):
+        with _stopped_at_search(directory, project_name), started(path, arguments):
             return runpy.run_path(str(path), run_name="__main__")
     except _Reached as reached:
         return reached.search
@@ -151,8 +151,8 @@ def _stopped_at_search(
 
 
 @contextlib.contextmanager
-def _arguments(path: pathlib.Path, arguments: Sequence[str]) -> Iterator[None]:
-    """As `python SCRIPT ARGUMENTS` has it."""
+def started(path: pathlib.Path, arguments: Sequence[str]) -> Iterator[None]:
+    """`sys.argv` and `sys.path` are as `python SCRIPT ARGUMENTS` has them."""
     kept = sys.argv, sys.path
     sys.argv = [str(path), *arguments]
     sys.path = [str(path.resolve().parent), *sys.path]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pathlib
 import re
 import shlex
+import sys
 from typing import Any
 
 import pytest
@@ -14,6 +16,11 @@ import yaml
 from kt_bttackler import launch_command
 
 ROOT = pathlib.Path(__file__).parents[1]
+BENCHMARKS = ROOT / "examples" / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import scale  # noqa: E402
+
 PAGE = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
 
 
@@ -77,3 +84,8 @@ def test_the_python_is_python() -> None:
 @pytest.mark.parametrize("path", re.findall(r"\]\(((?!https?:)[^)#]+)", PAGE))
 def test_every_linked_file_exists(path: str) -> None:
     assert (ROOT / "docs" / path).is_file()
+
+
+def test_the_figures_are_those_that_were_measured() -> None:
+    recorded = json.loads((BENCHMARKS / "results" / "scale.json").read_text())
+    assert "\n".join(scale.table(recorded)) in PAGE

@@ -50,6 +50,33 @@ def test_only_what_has_passed_was_survived(kind: Any, tmp_path: Any) -> None:
     assert not faults.judged(fault, outcomes)["survived"], "a test was not run"
 
 
+def test_faults_that_are_run_again_leave_the_others(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
+    result = tmp_path / "faults.json"
+    for number, outcome in ((18, None), (17, "failure"), (17, None)):
+        suite = ElementTree.Element("testsuite")
+        (test,) = faults.FAULTS[number - 1].tests
+        name = f"test_{test.partition('::')[2]}"
+        case = {"classname": "tests.test_faults", "name": name, "time": "1.5"}
+        ElementTree.SubElement(suite, "testcase", case)
+        if outcome:
+            ElementTree.SubElement(suite[0], outcome)
+        report = tmp_path / "report.xml"
+        ElementTree.ElementTree(suite).write(report)
+        command = f"faults.py --json {result} --only {number} --junit {report}"
+        monkeypatch.setattr(sys, "argv", command.split())
+        assert faults.main() == (outcome is not None)
+    recorded = json.loads(result.read_text())
+    assert recorded["settings"] == {"faults": [17, 18]}
+    assert list(recorded["results"]) == ["17", "18"]
+    assert recorded["survived"] == 2
+    recorded["versions"]["numpy"] = "0.1"
+    result.write_text(json.dumps(recorded))
+    with pytest.raises(SystemExit):
+        faults.main()
+
+
 def test_the_recorded_result_is_of_this_table() -> None:
     recorded = json.loads((BENCHMARKS / "results" / "faults.json").read_text())
     for fault in faults.FAULTS:

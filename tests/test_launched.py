@@ -17,7 +17,7 @@ from keras_tuner.src.distribute.oracle_client import OracleClient
 from searches import ScriptedTuner, end, random_oracle, space, stopped
 
 import kt_bttackler as ktb
-from kt_bttackler import cli, durable_tuner, launched, launcher, roles
+from kt_bttackler import cli, durable_tuner, fleet, launched, launcher, roles
 from kt_bttackler.launch_command import run_script
 
 
@@ -102,7 +102,7 @@ def test_a_script_runs_as_by_python(tmp_path: Any, monkeypatch: Any) -> None:
         "    open('seen', 'w').write(f'{beside_the_script.NUMBER} {sys.argv[1:]}')"
     )
     monkeypatch.chdir(tmp_path)
-    run_script(str(script), ("--epochs", "3"))
+    run_script(script, ("--epochs", "3"))
     assert (tmp_path / "seen").read_text() == "7 ['--epochs', '3']"
 
 
@@ -235,7 +235,7 @@ def test_a_chief_tells_what_its_function_raises() -> None:
 def test_a_chief_serves_a_search_and_tells_of_it(
     tmp_path: Any, monkeypatch: Any
 ) -> None:
-    port = launcher._free_port("127.0.0.1")
+    port = fleet._free_port("127.0.0.1")
     for variable, value in launched.environment("chief", "127.0.0.1", port).items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -250,8 +250,9 @@ def test_a_chief_serves_a_search_and_tells_of_it(
     client = OracleClient(random_oracle(3))
     lines: list[str] = []
     while (trial := client.create_trial("worker0")).status == "RUNNING":
-        assert chief.waiting() == 1
-        lines += chief.news().lines  # asked for all the time
+        news = chief.news()  # asked for all the time
+        assert news.waiting == 1
+        lines += news.lines
         client.update_trial(trial.trial_id, {"val_loss": 1.0})
         trial.status = "COMPLETED"
         client.end_trial(trial)

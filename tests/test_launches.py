@@ -6,6 +6,7 @@ import collections
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
@@ -14,13 +15,15 @@ import pytest
 
 # Three processes that load TensorFlow and train, beside those of Ray.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+ENDED = re.compile(r"trial (?P<trial>\S+) (COMPLETED|STOPPED).* \[\d+ of \d+\]$")
 HERE = pathlib.Path(__file__).parent
 PATH = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
 
 
-def python(*command: str) -> Any:
+def python(*command: str, folder: Any = None) -> Any:
     done = subprocess.run(
         [sys.executable, *command],
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": PATH},
         capture_output=True,
         text=True,
@@ -44,9 +47,10 @@ def assert_each_ended_once(found: dict[str, Any], trials: int) -> None:
     assert (found["ongoing"], found["retry_queue"]) == ({}, [])
     assert (found["corrupt"], found["lock"]) == ([], False)
     assert all(end in ("finished", "stopped") for _, end in found["epochs"].values())
-    ended = [line.split("trial ")[1] for line in found["told"] if line.endswith("]")]
-    ended = [line for line in ended if " COMPLETED" in line or " STOPPED" in line]
-    assert len(ended) == len({line.split()[0] for line in ended}) <= trials
+    told = [ENDED.search(line) for line in found["told"]]
+    ended = [match["trial"] for match in told if match]
+    assert len(ended) == len(set(ended)) > trials // 2
+    assert set(ended) <= set(found["settled"])
 
 
 def times_run(found: dict[str, Any]) -> dict[str, int]:
@@ -116,21 +120,16 @@ scenarios.search(sys.argv[1], "RandomSearch", max_trials=3)
 
 
 def test_the_command_runs_a_script(tmp_path: Any) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    done = python(
-        "-m", "kt_bttackler", "launch", str(script), "--workers", "2",
-        "--resources", "CPU=0.5", f"--arguments={tmp_path}",
-    )  # fmt: skip
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = ("-m", "kt_bttackler", "launch", "script.py", "--arguments=.")
+    done = python(*command, "--workers=2", "--resources=CPU=0.5", folder=tmp_path)
     assert done.returncode == 0
     *lines, last = done.stdout.splitlines()
-    assert last.startswith("trials: ")
-    assert last.endswith(f"project in {tmp_path / 'p'}")
+    counts, _, place = last.removeprefix("trials: ").partition("; project in ")
+    assert place == str(tmp_path / "p")
+    assert sum(int(count.split()[0]) for count in counts.split(", ")) == 3
     assert any(line.startswith("chief at 127.0.0.1:") for line in lines)
     assert len(list((tmp_path / "p").glob("trial_*"))) == 3
-    refused = python(
-        "-m", "kt_bttackler", "launch", str(script), "--workers", "1",
-        "--resources", "GPU=64",
-    )  # fmt: skip
+    refused = python(*command, "--workers=1", "--resources=GPU=64", folder=tmp_path)
     assert refused.returncode == 2
     assert "must be at most what this machine has, " in refused.stderr

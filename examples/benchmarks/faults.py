@@ -4,7 +4,8 @@
 
 Prints a table of faults, the tests that inject them, and whether they were survived. A
 fault counts as survived when each of its tests passed; a skipped test is no pass. With
---junit, the outcomes are taken from a report of pytest that exists.
+--only, what FILE tells of the other faults stays there. With --junit, the outcomes are
+taken from a report of pytest that exists.
 """
 
 import argparse
@@ -274,6 +275,14 @@ def main():
     options = parser.parse_args()
     numbers = {int(number) for number in options.only.split(",") if number}
     chosen = [fault for fault in FAULTS if not numbers or fault.number in numbers]
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {"python": platform.python_version()} | versions
+    others = {}
+    if numbers and options.json.exists():
+        before = json.loads(options.json.read_text())
+        if before["versions"] != versions:
+            parser.error(f"{options.json} was made with {before['versions']}.")
+        others = before["results"]
     with tempfile.TemporaryDirectory() as folder:
         reports = options.junit
         if not reports:
@@ -295,21 +304,14 @@ def main():
         )
     survived = sum(result["survived"] for result in results.values())
     print(f"{survived} of {len(results)} faults survived")
-    options.json.write_text(
-        json.dumps(
-            {
-                "settings": {"faults": [fault.number for fault in chosen]},
-                "versions": {
-                    "python": platform.python_version(),
-                    **{name: importlib.metadata.version(name) for name in PACKAGES},
-                },
-                "survived": survived,
-                "results": results,
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+    everything = dict(sorted((others | results).items(), key=lambda item: int(item[0])))
+    content = {
+        "settings": {"faults": [int(number) for number in everything]},
+        "versions": versions,
+        "survived": sum(result["survived"] for result in everything.values()),
+        "results": everything,
+    }
+    options.json.write_text(json.dumps(content, indent=1) + "\n")
     return 0 if survived == len(results) else 1
 
 

@@ -3,6 +3,7 @@
     python examples/benchmarks/scale.py --json scale.json [--smoke]
         [--parts oracle,chief,traces] [--sizes 100,1000,3000,10000]
 
+A measurement that FILE holds is not made again, so that it can be broken off.
 Nothing is trained: searches of six floats are made up to a size, and the next trials
 are measured.
 
@@ -21,6 +22,7 @@ are measured.
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import json
 import multiprocessing
@@ -287,28 +289,107 @@ def timed(action):
     }
 
 
-def measure_traces(folder, begin, size):
-    """Adds trials up to a size, and reads them."""
-    for number in range(begin, size):
-        write_trial(folder, number)
-    store = TraceStore(folder, columns=False)
-    return {
-        "bytes_per_trial": sum(
-            path.stat().st_size for path in (folder / "trial_00000").iterdir()
-        ),
-        "first_read": timed(lambda: sum(1 for _ in store)),
-        "next_read": timed(lambda: sum(1 for _ in store)),
-        "summary": timed(lambda: results.study(folder).totals()),
-    }
+def measure_traces(size):
+    """Writes trials, and reads them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for number in range(size):
+            write_trial(folder, number)
+        store = TraceStore(folder, columns=False)
+        return {
+            "bytes_per_trial": sum(
+                path.stat().st_size for path in (folder / "trial_00000").iterdir()
+            ),
+            "first_read": timed(lambda: sum(1 for _ in store)),
+            "next_read": timed(lambda: sum(1 for _ in store)),
+            "summary": timed(lambda: results.study(folder).totals()),
+        }
 
 
-def save(path, content):
-    """Writes results as they come."""
-    path.write_text(json.dumps(content, indent=1) + "\n")
+class Results:
+    """What the file holds, of this machine, these settings and these versions.
+
+    What it holds already is not measured again.
+    """
+
+    def __init__(self, path, settings):
+        self._path = path
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        versions["python"] = platform.python_version()
+        self._content = {"settings": settings, "versions": versions}
+        if path.exists():
+            before = json.loads(path.read_text())
+            if before["settings"] == settings and before["versions"] == versions:
+                self._content = before
+
+    def measure(self, part, kind, size, action):
+        """Measures one thing, prints and saves it, unless it is there."""
+        found = self._content.setdefault(part, {}).setdefault(kind, {})
+        if str(size) not in found:
+            found[str(size)] = action()
+            self._path.write_text(json.dumps(self._content, indent=1) + "\n")
+        print(f"{part}, {kind}, {size} trials: {found[str(size)]}", flush=True)
+
+    def table(self):
+        """Its lines in Markdown."""
+        return table(self._content)
+
+
+def table(content):
+    """Results as a table in Markdown, a column for each size, as `docs` show it."""
+    parts = [content[part] for part in PARTS if part in content]
+    sizes = sorted({int(size) for part in parts for by in part.values() for size in by})
+    rows = [["ended trials", *(f"{size:,}" for size in sizes)]]
+
+    def add(label, by_size, cell):
+        cells = [by_size.get(str(size)) for size in sizes]
+        rows.append([label, *("" if each is None else cell(each) for each in cells)])
+
+    for kind, by_size in content.get("oracle", {}).items():
+        add(
+            f"one more trial, {kind}: CPU ms",
+            by_size,
+            lambda found: f"{1000 * found['cpu_seconds']:.1f}",
+        )
+    for kind in SERVED if "oracle" in content else ():
+        add(
+            f"the same: kB written, {kind}",
+            content["oracle"][kind],
+            lambda found: f"{found['bytes'] / 1000:,.0f}",
+        )
+    for kind, by_size in content.get("chief", {}).items():
+        add(
+            f"chief, {kind}: trials per second",
+            by_size,
+            lambda found: f"{found['trials_per_second']:.1f}",
+        )
+        add(
+            f"chief, {kind}: workers that trials of a minute keep busy",
+            by_size,
+            lambda found: f"{60 * found['trials_per_second']:,.0f}",
+        )
+        add(
+            f"chief, {kind}: wait for an answer (s), 95 %",
+            by_size,
+            lambda found: f"{found['wait_p95_seconds']:.2f}",
+        )
+    for label, key in (
+        ("traces of all trials, first read: CPU s", "first_read"),
+        ("traces of all trials, next read: CPU s", "next_read"),
+        ("`ktb.summary`: CPU s", "summary"),
+    ):
+        for by_size in content.get("traces", {}).values():
+            add(
+                label,
+                by_size,
+                lambda found, key=key: f"{found[key]['cpu_seconds']:.2f}",
+            )
+    rows.insert(1, ["---"] * len(rows[0]))
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def main():
-    """Measures, and writes the results."""
+    """Measures what the file does not hold yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=pathlib.Path, required=True, metavar="FILE")
     parser.add_argument("--parts", default=",".join(PARTS))
@@ -317,42 +398,27 @@ def main():
     options = parser.parse_args()
     sizes = [20] if options.smoke else [int(size) for size in options.sizes.split(",")]
     workers, trials = (4, 8) if options.smoke else (WORKERS, 2 * WORKERS)
+    settings = {
+        "workers": workers,
+        "trials_of_workers": trials,
+        "epochs": EPOCHS,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        "shared",
+    }
+    measured = Results(options.json, settings)
     parts = options.parts.split(",")
-    content = {
-        "settings": {
-            "workers": workers,
-            "trials_of_workers": trials,
-            "epochs": EPOCHS,
-            "machine": f"{platform.system()} {platform.machine()}, "
-            f"{os.cpu_count()} cores, shared",
-        },
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
-    } | {part: {} for part in parts}
     for size in sizes:
-        if "oracle" in parts:
-            for kind in ORACLES:
-                found = measure_oracle(kind, size)
-                content["oracle"].setdefault(kind, {})[str(size)] = found
-                print(
-                    f"{kind}, {size} trials: {found['cpu_seconds']:.3f} s", flush=True
-                )
-                save(options.json, content)
-        if "chief" in parts:
-            for kind in SERVED:
-                found = measure_chief(kind, size, workers, trials)
-                content["chief"].setdefault(kind, {})[str(size)] = found
-                rate = found["trials_per_second"]
-                print(f"chief, {kind}, {size} trials: {rate:.1f}/s", flush=True)
-                save(options.json, content)
-    if "traces" in parts:
-        with tempfile.TemporaryDirectory() as name:
-            for begin, size in zip([0, *sizes], sizes, strict=False):
-                found = measure_traces(pathlib.Path(name), begin, size)
-                content["traces"][str(size)] = found
-                seconds = found["first_read"]["cpu_seconds"]
-                print(f"traces of {size} trials: {seconds:.2f} s", flush=True)
-                save(options.json, content)
+        for kind in ORACLES if "oracle" in parts else ():
+            action = functools.partial(measure_oracle, kind, size)
+            measured.measure("oracle", kind, size, action)
+        for kind in SERVED if "chief" in parts else ():
+            action = functools.partial(measure_chief, kind, size, workers, trials)
+            measured.measure("chief", kind, size, action)
+        if "traces" in parts:
+            measured.measure(
+                "traces", "all", size, functools.partial(measure_traces, size)
+            )
+    print(*measured.table(), sep="\n")
 
 
 if __name__ == "__main__":
