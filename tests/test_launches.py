@@ -109,6 +109,8 @@ def test_what_the_function_raises_is_told_once(tmp_path: Any) -> None:
     )
     told = "\n".join(workers["told"])
     assert told.count("OSError: no such disk") == 1
+    assert ", in raises_in_workers\n" in told
+    assert "\x1b" not in told
     assert "died" not in told
 
 
