@@ -141,13 +141,13 @@ def measure_oracle(kind, size):
             moments.append((time.process_time(), time.perf_counter(), bytes_written()))
             rows.append(np.diff(np.array(moments), axis=0))
         state = pathlib.Path(folder, "p", "oracle.json").stat().st_size
-    create, update, end = np.median(np.array(rows), axis=0)
+    create, update, end = np.median(np.array(rows), axis=0).tolist()
     return {
         "create": {"cpu_seconds": create[0], "wall_seconds": create[1]},
         "update": {"cpu_seconds": update[0], "wall_seconds": update[1]},
         "end": {"cpu_seconds": end[0], "wall_seconds": end[1]},
-        "cpu_seconds": float(create[0] + update[0] + end[0]),
-        "wall_seconds": float(create[1] + update[1] + end[1]),
+        "cpu_seconds": create[0] + update[0] + end[0],
+        "wall_seconds": create[1] + update[1] + end[1],
         "bytes": int(create[2] + update[2] + end[2]),
         "oracle_json_bytes": state,
     }
@@ -328,7 +328,7 @@ class Results:
         if str(size) not in found:
             found[str(size)] = action()
             self._path.write_text(json.dumps(self._content, indent=1) + "\n")
-        print(f"{part}, {kind}, {size} trials: {found[str(size)]}", flush=True)
+        print(f"{part}, {kind}, {size} trials", flush=True)
 
     def table(self):
         """Its lines in Markdown."""
@@ -351,6 +351,12 @@ def table(content):
             by_size,
             lambda found: f"{1000 * found['cpu_seconds']:.1f}",
         )
+        if kind not in SERVED:  # nearly all of what a chief would have to do for it
+            add(
+                f"{kind}: workers that trials of a minute keep busy",
+                by_size,
+                lambda found: f"{60 / found['cpu_seconds']:,.0f}",
+            )
     for kind in SERVED if "oracle" in content else ():
         add(
             f"the same: kB written, {kind}",
