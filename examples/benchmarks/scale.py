@@ -359,7 +359,7 @@ def table(content):
             )
     for kind in SERVED if "oracle" in content else ():
         add(
-            f"the same: kB written, {kind}",
+            f"one more trial, {kind}: kB written",
             content["oracle"][kind],
             lambda found: f"{found['bytes'] / 1000:,.0f}",
         )
