@@ -114,7 +114,7 @@ class News:
         error: what went wrong with it, with a traceback, or "".
         project_dir: of the search, or "" before it has begun.
         trials: number of trials by status.
-        waiting: number of trials that wait for a worker, or run on one.
+        waiting: number of trials that run, or wait to be run again.
     """
 
     lines: tuple[str, ...] = ()
@@ -207,16 +207,17 @@ class Chief:
         tuner = self._tuner
         if tuner is None:
             return dataclasses.replace(news, lines=tuple(lines))
-        folder = str(tuner.project_dir)
-        statuses = [trial.status for trial in list(tuner.oracle.trials.values())]
-        state = tuner.oracle.get_state()
+        folder, oracle = str(tuner.project_dir), tuner.oracle
+        # Copied first: the search goes on in another thread.
+        statuses = [trial.status for trial in list(oracle.trials.values())]
+        ended = set(oracle.end_order)
         return dataclasses.replace(
             news,
-            lines=(*lines, *self._bulletin.lines(tuner.oracle)),
+            lines=(*lines, *self._bulletin.lines(oracle)),
             searching=True,
             project_dir=folder if "://" in folder else os.path.abspath(folder),
             trials=dict(collections.Counter(statuses)),
-            waiting=len(state["retry_queue"]) + len(state["ongoing_trials"]),
+            waiting=len(statuses) - len(ended),
         )
 
     def lose(self, name: str) -> None:

@@ -7,8 +7,10 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -18,13 +20,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ENDED = re.compile(r"trial (?P<trial>\S+) (COMPLETED|STOPPED).* \[\d+ of \d+\]$")
 HERE = pathlib.Path(__file__).parent
 PATH = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+ENVIRONMENT = os.environ | {"PYTHONPATH": PATH}
 
 
 def python(*command: str, folder: Any = None) -> Any:
     done = subprocess.run(
         [sys.executable, *command],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": PATH},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=590,
@@ -83,6 +86,7 @@ def test_a_worker_killed_in_a_trial_gets_it_again(tmp_path: Any) -> None:
     told = "\n".join(found["told"])
     for text in ("worker0: process ", ", GPU 0", "worker1: died (", "[1 of 3]"):
         assert text in told
+    assert "not that of the chief" not in told
     assert f"project in {tmp_path / 'p'}" in found["told"][-1]
 
 
@@ -135,3 +139,35 @@ def test_the_command_runs_a_script(tmp_path: Any) -> None:
     refused = python(*command, "--workers=1", "--resources=GPU=64", folder=tmp_path)
     assert refused.returncode == 2
     assert "must be at most what this machine has, " in refused.stderr
+
+
+def settled(folder: Any) -> dict[str, str]:
+    """What is written of the trials that have ended."""
+    texts = {str(p): p.read_text() for p in folder.glob("p/trial_*/trial.json")}
+    return {
+        path: text
+        for path, text in texts.items()
+        if json.loads(text)["status"] in ("COMPLETED", "STOPPED")
+    }
+
+
+def test_after_ctrl_c_the_same_command_goes_on(tmp_path: Any) -> None:
+    script = SCRIPT.replace("max_trials=3", "pause=0.5, max_trials=5")
+    (tmp_path / "script.py").write_text(script)
+    command = ("-m", "kt_bttackler", "launch", "script.py", "--arguments=.")
+    options = ("--workers=2", "--resources=CPU=0.5")
+    with subprocess.Popen(
+        [sys.executable, *command, *options], cwd=tmp_path, env=ENVIRONMENT
+    ) as first:
+        deadline = time.monotonic() + 250
+        while not (before := settled(tmp_path)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        first.send_signal(signal.SIGINT)
+        assert first.wait(100) == 130
+    assert 0 < len(before) < 5
+    before = settled(tmp_path)
+    done = python(*command, *options, folder=tmp_path)
+    assert done.returncode == 0
+    after = settled(tmp_path)
+    assert len(after) == 5
+    assert before.items() <= after.items()
