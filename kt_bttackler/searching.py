@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from keras_tuner.engine.trial import Trial
 from kt_bttackler import project_files
 from kt_bttackler.fuses import Fuses
 from kt_bttackler.progress import Ended, Progress
+from kt_bttackler.roles import is_chief, is_worker
 
 
 class TimedSearch(keras_tuner.Tuner):
@@ -48,7 +48,9 @@ class TimedSearch(keras_tuner.Tuner):
         """
         if self.max_seconds is not None:
             self.oracle.deadline = time.monotonic() + self.max_seconds
-        if self._shows_progress and kwargs.get("verbose", "auto") in ("auto", 1):
+        if kwargs.get("verbose") == "auto":
+            kwargs["verbose"] = 1  # KerasTuner compares it with numbers
+        if self._shows_progress and kwargs.get("verbose", 1) == 1:
             self._fuses = Fuses()
             self._fuses("progress", self._show_progress, kwargs)
         super().search(*args, **kwargs)
@@ -82,7 +84,7 @@ class TimedSearch(keras_tuner.Tuner):
         """Says so when there was no time left."""
         super().on_search_end()
         if self._progress is not None:
-            self._fuses("progress", self._progress.finish, self._out_of_time())
+            self._fuses("progress", self._tell_search_end)
 
     def expected_trials(self) -> int | None:
         """Number of trials of the whole search; `None` when nobody knows."""
@@ -92,7 +94,7 @@ class TimedSearch(keras_tuner.Tuner):
     def _show_progress(self, kwargs: dict[str, Any]) -> None:
         """Shows progress in place of what KerasTuner and Keras would print."""
         # A chief runs no trials: KerasTuner's table tells what its workers do.
-        if os.environ.get("KERASTUNER_TUNER_ID", "").startswith("chief"):
+        if is_chief():
             return
         objective = self.oracle.objective
         self._epochs = kwargs.get("epochs")
@@ -121,7 +123,13 @@ class TimedSearch(keras_tuner.Tuner):
         assert self._progress is not None
         self._progress.end(_ended(self.oracle.get_trial(trial_id)))
 
+    def _tell_search_end(self) -> None:
+        assert self._progress is not None
+        self._progress.finish(self._out_of_time())
+
     def _out_of_time(self) -> bool:
+        if is_worker():  # its chief has the clock, and knows what remains
+            return False
         deadline = getattr(self.oracle, "deadline", None)
         over = deadline is not None and time.monotonic() >= deadline
         remaining = self.remaining_trials

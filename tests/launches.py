@@ -35,7 +35,7 @@ def search(folder: str, trials: int = 6, pause: float = 0.6) -> None:
     }
     with open(f"{folder}/processes-{name}", "a") as file:
         file.write(json.dumps(fact) + "\n")
-    scenarios.search(folder, "RandomSearch", pause, max_trials=trials)
+    scenarios.search(folder, "RandomSearch", pause, "auto", max_trials=trials)
 
 
 def processes(folder: str, name: str) -> list[dict[str, Any]]:

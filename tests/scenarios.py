@@ -100,13 +100,17 @@ def tuner(folder: str, kind: str = "RandomSearch", **kwargs: Any) -> Any:
 
 
 def search(
-    folder: str, kind: str = "RandomSearch", pause: float = 0.0, **kwargs: Any
+    folder: str,
+    kind: str = "RandomSearch",
+    pause: float = 0.0,
+    verbose: Any = 0,
+    **kwargs: Any,
 ) -> None:
     """A whole search, or the part of this process in one."""
     searching = tuner(folder, kind, **kwargs)
     epochs = {} if kind == "Hyperband" else {"epochs": EPOCHS}
     searching.search(
-        X, Y, validation_data=(X, Y), batch_size=16, verbose=0, **epochs,
+        X, Y, validation_data=(X, Y), batch_size=16, verbose=verbose, **epochs,
         callbacks=[ktb.DiagnosisCallback(), Slowly(pause)],
     )  # fmt: skip
 

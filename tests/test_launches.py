@@ -121,7 +121,7 @@ def test_what_the_function_raises_is_told_once(tmp_path: Any) -> None:
 SCRIPT = """
 import sys
 import scenarios
-scenarios.search(sys.argv[1], "RandomSearch", max_trials=3)
+scenarios.search(sys.argv[1], verbose="auto", max_trials=3)
 """
 
 

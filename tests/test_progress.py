@@ -220,6 +220,20 @@ def test_a_search_that_is_done_in_time_does_not_complain(tmp_path, capsys):
     assert "max_seconds" not in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seconds", [None, 1e-9])
+def test_a_worker_ends_without_asking_its_chief_for_the_time(
+    tmp_path, monkeypatch, capsys, seconds
+):
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "1")  # nobody is there
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
+    tuner = random_search(tmp_path, max_seconds=seconds)
+    tuner._show_progress({})  # as `search` does, before it asks for a trial
+    tuner.on_search_end()
+    assert "max_seconds" not in capsys.readouterr().out
+
+
 def test_a_worker_with_a_trial_keeps_it_and_others_are_sent_home(tmp_path):
     tuner = random_search(tmp_path)
     oracle = tuner.oracle
