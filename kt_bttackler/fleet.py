@@ -116,6 +116,8 @@ class Fleet:
             self._listen()
         self._raise_error()
         say(f"chief at {self._ip}:{self._port}, project in {self._project_dir}")
+        if not self._resources.get("GPU") and self._ray.cluster_resources().get("GPU"):
+            say("the workers see no GPU: `resources_per_worker` asks for none")
         for number in range(workers):
             self._start(f"worker{number}")
         while self._tasks or not self._news.ended:
@@ -209,7 +211,8 @@ class Fleet:
         self._tasks[name] = task.remote(name, self._load, self._chief, os.getcwd())
 
     def _runtime_env(self, name: str) -> dict[str, Any]:
-        return {"env_vars": environment(name, self._ip, self._port)}
+        gpus = name != CHIEF and self._resources.get("GPU", 0) > 0
+        return {"env_vars": environment(name, self._ip, self._port, gpus)}
 
     def _take_ends(self) -> None:
         """Waits a moment for workers that end, and decides what follows."""

@@ -29,13 +29,15 @@ LOADING, SEARCHING, SEARCHED = "loading", "searching", "searched"
 _SEEN_WITHIN = 10.0
 
 
-def environment(name: str, ip: str, port: int) -> dict[str, str]:
+def environment(name: str, ip: str, port: int, gpus: bool = False) -> dict[str, str]:
     """Variables that tell KerasTuner what a process is in the search.
 
     Args:
         name: "chief", or the id of the worker.
         ip: address to which the chief is bound.
         port: its port.
+        gpus: whether it is given GPUs; else it is to see none, or it would take the
+            memory of all.
 
     Example:
         >>> environment("worker0", "10.0.0.2", 8000)["KERASTUNER_ORACLE_PORT"]
@@ -46,9 +48,7 @@ def environment(name: str, ip: str, port: int) -> dict[str, str]:
         "KERASTUNER_ORACLE_IP": ip,
         "KERASTUNER_ORACLE_PORT": str(port),
     }
-    if name == CHIEF:  # it trains nothing, and is to take no GPU from those who do
-        variables["CUDA_VISIBLE_DEVICES"] = ""
-    return variables
+    return variables if gpus else variables | {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def run(search_fn: Callable[[], object], folder: str) -> None:

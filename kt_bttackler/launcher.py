@@ -42,7 +42,7 @@ def launch(
         workers: number of workers, at least 1.
         resources_per_worker: what Ray reserves for a worker, by default `{"CPU": 1}`;
             "GPU", "memory" (bytes) and resources of the cluster's own are others. A
-            worker sees no GPUs but its own.
+            worker sees no GPUs but its own, and none without "GPU" here.
         max_restarts: how often each process may be started again after its death.
         address: "auto" or "host:port" of a running Ray cluster, of which this machine
             is a node. By default the Ray that this process is connected to, or the

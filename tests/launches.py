@@ -122,7 +122,8 @@ def lose_a_worker_and_the_chief(folder: str) -> dict[str, Any]:
         found = launched(
             folder, functools.partial(search, folder, 8), workers=2, max_restarts=1
         )
-    return scenarios.facts(folder) | found | {"lost": lost}
+    gpus = [each["gpus"] for n in (0, 1) for each in processes(folder, f"worker{n}")]
+    return scenarios.facts(folder) | found | {"lost": lost, "gpus": gpus}
 
 
 def fail(folder: str) -> dict[str, Any]:

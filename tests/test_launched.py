@@ -115,7 +115,7 @@ def test_every_process_knows_what_it_is(monkeypatch: Any) -> None:
         roles_of[name] = (roles.is_chief(), roles.is_worker())
     assert roles_of == {"chief": (True, False), "worker0": (False, True)}
     assert launched.environment("chief", "10.0.0.2", 80)["CUDA_VISIBLE_DEVICES"] == ""
-    assert "CUDA_VISIBLE_DEVICES" not in launched.environment("worker0", "::", 80)
+    assert "CUDA_VISIBLE_DEVICES" not in launched.environment("worker0", "::", 80, True)
 
 
 def test_the_end_of_a_process_is_the_end_of_its_function(

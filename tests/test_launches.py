@@ -100,6 +100,9 @@ def test_the_trial_of_a_lost_worker_is_taken_up_and_the_chief_comes_back(
     (lost,) = found["lost"]
     assert [who for who, trial in found["runs"] if trial == lost][-1] == "worker0"
     assert any("the chief is away" in line for line in found["told"])
+    # There are GPUs, and nobody asked for them.
+    assert found["gpus"] == [""] * 3
+    assert any("the workers see no GPU" in line for line in found["told"])
 
 
 def test_what_the_function_raises_is_told_once(tmp_path: Any) -> None:
