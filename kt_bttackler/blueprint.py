@@ -48,7 +48,8 @@ def only_loss(model: keras.Model) -> Loss:
     """
     compiled = getattr(model, "loss", None)
     if isinstance(compiled, list | tuple | Mapping):
-        parts = keras.tree.flatten(compiled)
+        # Not by `keras.tree`: for Keras 3.5 TensorFlow's wrapper of a dict is a leaf.
+        parts = [*compiled.values()] if isinstance(compiled, Mapping) else [*compiled]
         compiled = parts[0] if len(parts) == 1 else None
     own_step = type(model).train_step is not keras.Model.train_step
     own_loss = type(model).compute_loss is not keras.Model.compute_loss

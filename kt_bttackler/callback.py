@@ -18,13 +18,18 @@ import keras
 from kt_bttackler import context
 from kt_bttackler.callers import searching_oracle
 from kt_bttackler.diagnosis import Diagnosis, Verdict
-from kt_bttackler.fuses import Fuses
+from kt_bttackler.fuses import Fuses, warn_once
 from kt_bttackler.trace import Trace
 from kt_bttackler.training import Place, Settings, WatchedTraining
 
 _COPIED = (
     "this callback was copied for every trial of a search, and the copies have the "
     "{name}s; ask `kt_bttackler.diagnosis_of(trial)` or read the trial's folder"
+)
+
+_NOT_BEGUN = (
+    "a training calls `on_epoch_end` of DiagnosisCallback without `on_train_begin`, as "
+    "loops of one's own do: it is not diagnosed"
 )
 
 
@@ -107,6 +112,7 @@ class DiagnosisCallback(keras.callbacks.Callback):
         self._place = Place()
         self._copies = 0
         self._training: WatchedTraining | None = None
+        self._begun = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DiagnosisCallback:
         """A fresh callback with the same arguments, for the trial that runs now."""
@@ -117,6 +123,7 @@ class DiagnosisCallback(keras.callbacks.Callback):
         fresh._place = self._current_place()
         fresh._copies = 0
         fresh._training = None
+        fresh._begun = False
         fresh._model = fresh.params = None
         self._copies += 1
         return fresh
@@ -164,6 +171,7 @@ class DiagnosisCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Installs the taps."""
         fuses = Fuses()
+        self._begun = True
         # A tuner of the user's own may pass its callbacks on without copying them.
         place = self._place if self._place.in_search else self._current_place()
         self._training = fuses(
@@ -204,6 +212,8 @@ class DiagnosisCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Records the epoch, judges, and ends the training if it must be."""
+        if not self._begun:
+            warn_once(_NOT_BEGUN)
         self._guarded("end_epoch", epoch + 1, {} if logs is None else logs)
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:

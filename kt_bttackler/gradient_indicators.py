@@ -273,7 +273,8 @@ class ExponentiallyReducedGradients(_GradientRatio):
     fires = "below"
     advice = (
         "use ReLU-like activations with He initialisation, "
-        "or add normalisation or residual connections"
+        "or add normalisation or residual connections; "
+        "if the gradients are zero, lower the learning rate"
     )
     threshold: float = 1e-3
 

@@ -145,8 +145,10 @@ class Progress:
         Args:
             out_of_time: for its budget of seconds, before all trials were run.
         """
+        number = self._before + self._done
+        if not self._done and number and not out_of_time:
+            self._say(f"All {number} trials had been run before; none is left to do.")
         if out_of_time:
-            number = self._before + self._done
             self._say(
                 f"`max_seconds` is over after {number}"
                 + (f" of {self.total}" if self.total else "")

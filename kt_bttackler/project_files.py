@@ -7,9 +7,10 @@ writing it, or have been killed while it did.
 from __future__ import annotations
 
 import datetime
+import math
 import pathlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kt_bttackler import channel, files
@@ -101,6 +102,43 @@ def message(state: Mapping[str, Any]) -> channel.Message | None:
         return channel.decode(metrics)
     except (ValueError, OverflowError):  # numbers that no callback writes
         return None
+
+
+def objective(
+    states: Iterable[Mapping[str, Any]],
+) -> tuple[str | None, str | None]:
+    """Name and direction of the objective, which KerasTuner does not write down.
+
+    It is the one metric that equals the score of every completed trial; where there
+    is none, or are several, nothing is known.
+
+    Args:
+        states: of the trials, as `trial_state` reads them.
+    """
+    found: set[tuple[str, str]] | None = None
+    for state in states:
+        if state.get("status") != "COMPLETED" or "score" not in state:
+            continue
+        metrics = state["metrics"]["metrics"].items()
+        equal = {
+            (name, history["direction"])
+            for name, history in metrics
+            if _holds(history, state["score"])
+        }
+        found = equal if found is None else found & equal
+    if found is None or len(found) != 1:
+        return None, None
+    return found.pop()
+
+
+def _holds(history: Any, score: float) -> bool:
+    """Whether this is a metric with a direction, and the score one of its values."""
+    try:
+        means = [statistics.fmean(each["value"]) for each in history["observations"]]
+        known = history["direction"] in ("min", "max")
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return False
+    return known and any(math.isclose(mean, score) for mean in means)
 
 
 def written_verdict(folder: pathlib.Path) -> Verdict | None:

@@ -14,6 +14,10 @@ from kt_bttackler.regions import regions
 from kt_bttackler.study import Study, TrialFacts
 
 WIDTH = 99
+NOTHING_RECORDED = (
+    "No training was recorded: that takes a tuner of kt_bttackler, a "
+    "`DiagnosisCallback` among the callbacks, and trials that train with `model.fit`."
+)
 _HEADINGS = ("trial", "status", "score", "cause", "epochs", "seconds")
 _LEFT = ("trial", "status", "cause")  # the other columns hold numbers
 _CAUSE_WIDTH = 16
@@ -138,17 +142,22 @@ def advice(trials: Iterable[TrialFacts]) -> list[tuple[str, str]]:
 
 def _totals(study: Study) -> str:
     totals = study.totals()
-    lines = [
-        f"{totals['trials']} trials: {statuses(totals)}.",
-        f"Epochs: {totals['epochs_run']} run of {totals['epochs_planned']} planned, "
-        f"{totals['epochs_saved']} saved{_share(totals)}.",
-        f"Training time: {duration(totals['seconds'])} spent{_seconds_saved(totals)}.",
-    ]
+    lines = [f"{totals['trials']} trials: {statuses(totals)}."]
     unknown = sum(trial.epochs_run is None for trial in study.trials)
+    if unknown == len(study.trials):
+        if "COMPLETED" in study.by_status:
+            lines.append(_wrapped(NOTHING_RECORDED, ""))
+    else:
+        lines += [
+            f"Epochs: {totals['epochs_run']} run of {totals['epochs_planned']} "
+            f"planned, {totals['epochs_saved']} saved{_share(totals)}.",
+            f"Training time: {duration(totals['seconds'])} spent"
+            f"{_seconds_saved(totals)}.",
+        ]
     regret = study.kill_regret()
     if regret is not None:
         lines.append(f"What stops cost: {regret}.")
-    if unknown:
+    if 0 < unknown < len(study.trials):
         lines.append(f"Trials without a trace, in none of these sums: {unknown}.")
     best = study.best
     if best is not None and best.score is not None:

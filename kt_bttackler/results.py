@@ -67,7 +67,8 @@ def study(tuner_or_directory: Any) -> Study:
         folders = project.trial_folders(folder)
         if not folders:
             raise ValueError(
-                f"{folder} is no project folder: no `trial_<id>` folder is in it."
+                f"{folder} is no project folder: no `trial_<id>` folder is in it"
+                f"{_projects_in(folder)}."
             )
     else:
         tuner = tuner_or_directory
@@ -78,10 +79,16 @@ def study(tuner_or_directory: Any) -> Study:
     traces = {trial: project_files.traces(trial) for trial in folders}
     executions = max([executions, *map(len, traces.values())])
     first = next((t for found in traces.values() for t in found.values()), None)
+    states = {trial: project_files.trial_state(trial) for trial in folders}
     if objective[0] is None and first is not None:
         objective = (first.header.objective, first.header.direction)
+    if objective[0] is None:  # a search without a diagnosis
+        objective = project_files.objective(states.values())
     starts = project_files.starts(folder)
-    facts = {trial: _facts(trial, traces, executions, starts) for trial in folders}
+    facts = {
+        trial: _facts(trial, states[trial], traces, executions, starts)
+        for trial in folders
+    }
     verdicts = {facts[t].id: project_files.written_verdict(t) for t in folders}
     diagnoses = {facts[t].id: project_files.diagnosis(t) for t in folders}
     return Study(
@@ -142,13 +149,20 @@ def trials_dataframe(tuner_or_directory: Any) -> Any:
 _Traces = Mapping[pathlib.Path, Mapping[int, Trace]]
 
 
+def _projects_in(folder: pathlib.Path) -> str:
+    """What to say of projects in a folder that is none, as `directory=` is."""
+    found = sorted({path.parent for path in folder.glob("*/trial_*")})
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f", but in {found[0]}{more}" if found else ""
+
+
 def _facts(
     folder: pathlib.Path,
+    state: Mapping[str, Any],
     all_traces: _Traces,
     executions: int,
     starts: Mapping[str, float],
 ) -> TrialFacts:
-    state = project_files.trial_state(folder)
     traces = all_traces[folder]
     verdict = project_files.verdict(folder, state)
     values = state.get("hyperparameters", {}).get("values", {})

@@ -11,6 +11,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from kt_bttackler import project_files
+from kt_bttackler.diagnosis import Diagnosis
 from kt_bttackler.fuses import Fuses
 from kt_bttackler.progress import Ended, Progress
 from kt_bttackler.roles import is_chief, is_worker
@@ -45,7 +46,12 @@ class TimedSearch(keras_tuner.Tuner):
         Args:
             *args: for `fit`, such as x and y.
             **kwargs: for `fit`; `verbose` also says what is shown, see above.
+
+        Raises:
+            TypeError: a class, or a `Diagnosis`, is among the callbacks. Every trial
+                would fail.
         """
+        _check_callbacks(kwargs.get("callbacks"))
         if self.max_seconds is not None:
             self.oracle.deadline = time.monotonic() + self.max_seconds
         if kwargs.get("verbose") == "auto":
@@ -147,6 +153,17 @@ def _ended(trial: Trial) -> Ended:
         verdict,
         trial.message or str(verdict or ""),
     )
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    """Raises for what people put among callbacks by mistake."""
+    for each in callbacks if isinstance(callbacks, list | tuple) else ():
+        if isinstance(each, Diagnosis):
+            wanted = "kt_bttackler.DiagnosisCallback(diagnosis)"
+            raise TypeError(f"`callbacks` must hold {wanted}, got the diagnosis alone.")
+        if isinstance(each, type):
+            name = each.__name__
+            raise TypeError(f"`callbacks` must hold {name}(...), got the class {name}.")
 
 
 def checked_seconds(max_seconds: float | None) -> float | None:

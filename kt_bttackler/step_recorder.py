@@ -34,6 +34,8 @@ from kt_bttackler.gradient_buffers import (
 from kt_bttackler.optimizer_building import build_optimizer
 
 KEPT_ROWS = 128  # of a training batch, for the probe
+# Keras before 3.7 looks `train_step` up whenever a training function is traced.
+_LOOKED_UP_LATE = tuple(map(int, keras.version().split(".")[:2])) < (3, 7)
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,13 @@ class StepRecorder:
             return
         self._wanted = {*self._wanted, wanted} if known else {wanted}
         # Only while the function is made, which looks `train_step` up and keeps it.
-        with replaced(model, "train_step", self._recording(model)):
+        step = self._recording(model)
+        with replaced(model, "train_step", step):
             model.train_function = None
             # Costs nothing before the first step: functions are traced when called.
             model.make_train_function()
+        if _LOOKED_UP_LATE:
+            model.train_function = _with_step(model, step, model.train_function)
         self._function = weakref.ref(model.train_function)
 
     def steps(self) -> int:
@@ -229,6 +234,19 @@ class StepRecorder:
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}".splitlines()[0]
             return None
+
+
+def _with_step(
+    model: keras.Model, step: Callable[..., Any], function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """A training function that finds `step` where the model's `train_step` is."""
+
+    @functools.wraps(function)
+    def train_function(iterator: Any) -> Any:
+        with replaced(model, "train_step", step):
+            return function(iterator)
+
+    return train_function
 
 
 def _optimizers(model: keras.Model) -> list[keras.Optimizer]:

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
-# Private, the three: there is no public way to read what `keras.utils.set_random_seed`
-# has set, the numbers that Keras gives to layers, or how many seeds TensorFlow drew.
+# Private, both: there is no public way to read what `keras.utils.set_random_seed` has
+# set, the numbers that Keras gives to layers, or how many seeds TensorFlow drew.
 from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from tensorflow.python.eager import context
+
+# Where `global_state` keeps them; older versions of Keras have no constant for it.
+_COUNTERS = "object_name_uids"
+GLOBAL_SEED_GENERATOR = "global_seed_generator"
 
 
 @contextlib.contextmanager
@@ -44,7 +47,7 @@ def unchanged() -> Iterator[None]:
 def fresh_names() -> None:
     """Begins the names of layers anew; policies and scopes of Keras stay in force."""
     kept: dict[str, Any] = dict(global_state.GLOBAL_STATE_TRACKER.__dict__)
-    for name in ("object_name_uids", GLOBAL_SEED_GENERATOR):
+    for name in (_COUNTERS, GLOBAL_SEED_GENERATOR):
         kept.pop(name, None)
     tracker = threading.local()
     tracker.__dict__.update(kept)

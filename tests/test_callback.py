@@ -313,6 +313,19 @@ def test_two_executions_of_one_callback_object_are_two_trainings():
     assert len(callback.trace) == 2
 
 
+def test_a_loop_of_ones_own_that_begins_no_training_is_told_so():
+    # As in Keras's guide on custom training loops in KerasTuner.
+    callback = DiagnosisCallback()
+    callback.set_model(network())
+    with pytest.warns(RuntimeWarning, match="without `on_train_begin`"):
+        callback.on_epoch_end(0, logs={"loss": 0.5})
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        callback.on_epoch_end(1, logs={"loss": 0.4})
+    assert seen == [], "once is enough"
+    assert callback.verdict is None
+
+
 def test_a_deep_copy_shares_nothing_that_trains_and_the_original_points_on():
     callback = DiagnosisCallback()
     fit(network(), callback)

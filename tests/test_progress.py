@@ -144,6 +144,28 @@ def test_a_search_tells_a_little(tmp_path, capsys):
     assert len(lines) == 6
 
 
+def test_a_search_that_is_run_again_when_it_is_done_says_so(tmp_path, capsys):
+    search(random_search(tmp_path), verbose=0)
+    search(random_search(tmp_path))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "All 3 trials had been run before; none is left to do."
+
+
+@pytest.mark.parametrize(
+    ("mistake", "wanted"),
+    [
+        (ktb.Diagnosis("paper"), r"kt_bttackler\.DiagnosisCallback\(diagnosis\)"),
+        (ktb.DiagnosisCallback, r"DiagnosisCallback\(\.\.\.\), got the class"),
+    ],
+    ids=["a diagnosis", "a class"],
+)
+def test_what_is_no_callback_is_refused_before_a_trial(tmp_path, mistake, wanted):
+    tuner = random_search(tmp_path)
+    with pytest.raises(TypeError, match=f"`callbacks` must hold {wanted}"):
+        search(tuner, callbacks=[mistake])
+    assert not tuner.oracle.trials
+
+
 def test_silence_and_keras_tuners_own_words_can_be_had(tmp_path, capsys):
     search(random_search(tmp_path / "0", max_trials=1), verbose=0)
     assert capsys.readouterr().out == ""

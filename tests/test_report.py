@@ -82,10 +82,20 @@ def test_nothing_is_said_of_what_was_not_saved():
 
 def test_what_is_unknown_is_shown_as_unknown():
     unknown = trial(score=None, epochs_run=None, epochs_planned=None, seconds=None)
-    shown = as_text(Study(None, None, (unknown,)))
+    shown = as_text(Study(None, None, (unknown, trial("1"))))
     assert "? of ?" in shown
     assert "in none of these sums: 1" in shown
     assert "Best" not in shown
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "RUNNING", "FAILED"])
+def test_where_nothing_was_recorded_nothing_is_summed(status):
+    unknown = trial(status=status, epochs_run=None, epochs_planned=None, seconds=None)
+    shown = text(unknown)
+    assert ("No training was recorded" in shown) == (status == "COMPLETED")
+    assert "run of" not in shown
+    assert "Training time" not in shown
+    assert "in none of these sums" not in shown
 
 
 def test_an_empty_study_is_a_table_without_rows():

@@ -177,6 +177,41 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path, name):
         study(tmp_path / name)
 
 
+def test_the_directory_of_projects_is_no_project_but_names_one(tmp_path):
+    write_trial(tmp_path / "cifar", "0")
+    with pytest.raises(ValueError, match=r"in it, but in .*cifar\.$"):
+        study(tmp_path)
+    write_trial(tmp_path / "digits", "0")
+    with pytest.raises(ValueError, match=r"in it, but in .*cifar and 1 more\.$"):
+        study(tmp_path)
+
+
+def test_the_objective_of_a_search_without_a_diagnosis_is_told_by_its_scores(tmp_path):
+    objective = keras_tuner.Objective("score", "max")
+
+    class Two(keras_tuner.RandomSearch):
+        def run_trial(self, trial, *args, **kwargs):
+            x = trial.hyperparameters.Float("x", 0, 1)
+            return [{"score": x, "cost": x if x < 0.5 else 1.0}] * 2
+
+    tuner = Two(objective=objective, max_trials=6, directory=tmp_path, seed=1)
+    tuner.search(verbose=0)
+    known = study(tuner.project_dir)
+    assert (known.objective, known.direction) == ("score", "max")
+    assert known.best.id == tuner.oracle.get_best_trials()[0].trial_id
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{}, {"loss": 0.4}, {"loss": 0.5, "val_loss": 0.5}, {"loss": math.nan}],
+    ids=str,
+)
+def test_scores_that_tell_no_objective_leave_it_unknown(tmp_path, entries):
+    write_trial(tmp_path, "0", score=0.5, entries=entries)
+    write_trial(tmp_path, "1", status="RUNNING", score=None)
+    assert study(tmp_path).objective is None
+
+
 def test_diagnosis_of_a_folder_reads_the_verdict(project):
     assert diagnosis_of(project / "trial_1") == ERG
     assert diagnosis_of(str(project / "trial_2")) == NMG
