@@ -261,7 +261,7 @@ def study_card(entries: Sequence[Entry]) -> str:
             (e.trial, e.why, report.configuration(e.hyperparameters))
             for e in ended[-_MOST_ROWS:]
         ]
-        parts.append(table(("#", "why", "configuration"), rows))
+        parts.append(table(("id", "why", "configuration"), rows))
     return "\n\n".join(parts)
 
 
