@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 folder=${1:-.venv-minimum}
 shift || true
 [ -d "$folder" ] || "${PYTHON:-python3}" -m venv "$folder"
-"$folder/bin/pip" install -q -c tests/minimum_versions.txt -e ".[tpe,smac,test]"
+"$folder/bin/pip" install -q -c tests/minimum_versions.txt -e ".[all,test]"
 "$folder/bin/python" -c '
 import importlib.metadata as metadata, pathlib
 for line in pathlib.Path("tests/minimum_versions.txt").read_text().splitlines():
