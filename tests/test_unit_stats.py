@@ -16,7 +16,9 @@ from kt_bttackler import unit_stats
 
 ACTIVATIONS = [*slow.SATURATING, "relu", "relu6", "leaky_relu", "prelu", "gelu"]
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=5)
-NUMBERS = st.floats(-4, 4, width=32) | st.sampled_from([-1.0, 0.0, 0.5, 0.999, 1.0])
+NUMBERS = st.floats(-4, 4, width=32) | st.sampled_from(
+    [-1.0, 0.0, 0.5, float(np.float32(0.999)), 1.0]
+)
 
 
 @pytest.fixture(autouse=True)
