@@ -1,4 +1,4 @@
-"""Fills the page of the API: every public name, under the module that it is in.
+"""Fills the page of the API, and keeps links within the site.
 
 A hook of MkDocs, see `mkdocs.yml`.
 """
@@ -6,6 +6,7 @@ A hook of MkDocs, see `mkdocs.yml`.
 from __future__ import annotations
 
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -16,13 +17,17 @@ import kt_bttackler
 
 
 def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
-    """Puts the names where the page has its marker."""
-    if page.file.src_uri != "api.md":
-        return markdown
-    return markdown.replace("{{ names }}", "\n".join(_sections()))
+    """Puts the public names where the page of the API has its marker.
+
+    Links to files of the repository that are no part of the site become plain text.
+    """
+    if page.file.src_uri == "api.md":
+        return markdown.replace("{{ names }}", "\n".join(_sections()))
+    return re.sub(r"\[([^\]]+)\]\(\.\./[^)]+\)", r"\1", markdown)
 
 
 def _sections() -> list[str]:
+    """Every public name, under the module that it is in."""
     lines = []
     for module, names in kt_bttackler._MODULES.items():
         lines += [f"## {module.replace('_', ' ').capitalize()}", ""]

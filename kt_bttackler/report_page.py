@@ -22,6 +22,7 @@ from kt_bttackler.report_html import (
     Html,
     causes,
     chip,
+    code,
     element,
     findings,
     joined,
@@ -155,7 +156,7 @@ def _picture(figure: Any | None) -> Html:
 
 
 def _note(text: str) -> Html:
-    return element("p", text, class_="note")
+    return element("p", code(text), class_="note")
 
 
 def _overview(study: Study) -> Html:
