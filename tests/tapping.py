@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from kt_bttackler.taps import TrainingTap
 
+KERAS = tuple(map(int, keras.version().split(".")[:2]))
 layers = keras.layers
 
 

@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from tapping import KERAS
 
 from kt_bttackler import blueprint
 from kt_bttackler.graph import inspect_model
@@ -15,7 +16,7 @@ X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
 Y = np.zeros((16, 2), "float32")
 # Keras has had means by these names since 3.7.
 REDUCTIONS = {"sum_over_batch_size", "sum", None}
-if tuple(map(int, keras.version().split(".")[:2])) >= (3, 7):
+if KERAS >= (3, 7):
     REDUCTIONS |= {"mean", "mean_with_sample_weight"}
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tapping import (
+    KERAS,
     Watch,
     as_numpy,
     check_one_step,
@@ -79,8 +80,9 @@ def test_several_steps_per_execution_show_the_last_one():
         model = dense_model(steps_per_execution=steps)
         model.fit(*data, batch_size=5, shuffle=False, verbose=0, callbacks=[watch])
     assert each.rows == [5, 5, 5, 5, 4]
-    assert last.rows == [5, 4]
-    for one, other in ((each.steps[3], last.steps[0]), (each.steps[4], last.steps[1])):
+    # Before 3.7 Keras breaks an execution off that runs out of data.
+    assert last.rows == ([5, 4] if KERAS >= (3, 7) else [5])
+    for one, other in zip(each.steps[3:], last.steps, strict=KERAS >= (3, 7)):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
 
