@@ -257,11 +257,11 @@ def study_card(entries: Sequence[Entry]) -> str:
         named = ", ".join(f"{cause} {count}" for cause, count in causes.most_common())
         parts.append(f"**Causes:** {escaped(named)}")
         rows = [
-            # The sentence begins with the cause, and narrow columns break every word.
-            (e.trial, e.why, report.configuration(e.hyperparameters))
+            # One column for both: TensorBoard breaks the words of narrow ones.
+            (f"trial {e.trial}: {e.why}", report.configuration(e.hyperparameters))
             for e in ended[-_MOST_ROWS:]
         ]
-        parts.append(table(("id", "why", "configuration"), rows))
+        parts.append(table(("why", "configuration"), rows))
     return "\n\n".join(parts)
 
 

@@ -158,7 +158,7 @@ def test_the_summary_grows_with_every_trial(logged):
     assert texts[5] == study_card(entries)
     stopped = sum(entry.status == "stopped" for entry in entries)
     assert f"5 trials: {5 - stopped} completed, {stopped} stopped." in texts[5]
-    assert " | AGV at epoch 1: " in texts[5]
+    assert ": AGV at epoch 1: " in texts[5]
 
 
 def test_every_trial_has_a_card_and_its_worst_layers(logged):
@@ -259,7 +259,7 @@ def test_names_are_escaped_in_the_summary():
     card = study_card([entry])
     assert "<" not in card
     assert "](" not in card.replace("\\]", "")
-    assert card.splitlines()[-1].count("|") == 4
+    assert card.splitlines()[-1].count("|") == 3
 
 
 def test_a_view_that_cannot_be_written_costs_one_warning(tmp_path):
