@@ -53,6 +53,7 @@ def test_the_oldest_versions_are_those_that_are_required() -> None:
     options, extras = setup()["options"], setup()["options.extras_require"]
     required = requirements(options["install_requires"]) + requirements(extras["all"])
     floors = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in required)
+    assert floors.pop("ray")  # its newest version goes with all of these
     assert floors.keys() == pinned.keys()
     for name, floor in floors.items():
         assert pinned[name].startswith(floor), name
