@@ -4,9 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tapping import Watch, compiled, dense_model, vectors
+from tapping import KERAS, Watch, compiled, dense_model, vectors
 
 layers = keras.layers
+
+# Before 3.7 the model has another `train_step` while it is traced: as ever, twice.
+ONCE = 1 if KERAS >= (3, 7) else 2
 
 
 def traces_of(model, callbacks=()):
@@ -34,14 +37,14 @@ def functional_model(**options):
 def test_a_tapped_training_is_traced_once_where_keras_traces_twice(build, options):
     assert traces_of(build(optimizer="adam", **options)) == 2
     watch = Watch()
-    assert traces_of(build(optimizer="adam", **options), [watch]) == 1
+    assert traces_of(build(optimizer="adam", **options), [watch]) == ONCE
     assert watch.observed is None
 
 
 def test_a_model_that_is_compiled_again_is_traced_once_again():
     model = dense_model(optimizer="adam")
     model.fit(*vectors(), verbose=0, callbacks=[Watch()])
-    assert traces_of(compiled(model, "rmsprop"), [Watch()]) == 1
+    assert traces_of(compiled(model, "rmsprop"), [Watch()]) == ONCE
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
