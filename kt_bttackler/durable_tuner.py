@@ -12,6 +12,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from kt_bttackler import checkpoints, files, project
+from kt_bttackler.asking import PatientStub
 from kt_bttackler.fuses import warn
 from kt_bttackler.locking import ProjectLock
 from kt_bttackler.roles import is_restarted, is_worker
@@ -30,8 +31,8 @@ class DurableTuner(keras_tuner.Tuner):
     - While it searches, it holds the lock of the project directory, unless a chief
       does. Workers never overwrite a project: each of them would delete it again.
     - The checkpoint of a stopped trial is deleted unless it is among the best trials.
-    - A worker tells its chief that it is alive, and waits a second before it asks
-      again when there is nothing to do.
+    - A worker tells its chief that it is alive, waits a second before it asks again
+      when there is nothing to do, and asks again when the chief dies over a question.
 
     Args:
         oracle: the oracle of the search, a `DurableOracleMixin`.
@@ -85,7 +86,9 @@ class DurableTuner(keras_tuner.Tuner):
         if kwargs.get("overwrite"):
             kwargs["overwrite"] = _may_overwrite(kwargs)
         super().__init__(oracle, hypermodel, *args, **kwargs)
-        if not is_worker() and self.oracle.has_news():
+        if is_worker():
+            self.oracle.stub = PatientStub(self.oracle.stub)
+        elif self.oracle.has_news():
             warn(
                 f"{self.project_dir} has trials but no {self.tuner_id}.json: the "
                 "search goes on with them."
