@@ -29,7 +29,7 @@ def declare(hp, name, scale=1.0):
         return rate(
             "step",
             start=[0.1, 0.05],
-            milestones=(lower, at(22, 25, 28)),
+            milestones=(at(10, 14, 18), at(20, 24, 28)),
             factor=[0.1, 0.3],
         )
     if name == "C":  # lowered once, batches grow once, two weight decays
