@@ -168,6 +168,17 @@ class DiagnosisCallback(keras.callbacks.Callback):
         if self._training is None and self._copies:
             raise AttributeError(_COPIED.format(name=name))
 
+    def go_on(self, before: Trace) -> None:
+        """Takes over what another training has recorded of the epochs before.
+
+        For a training that goes on from a state which the other has left; called when
+        it has begun.
+
+        Args:
+            before: the trace up to that state.
+        """
+        self._guarded("go_on", before)
+
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Installs the taps."""
         fuses = Fuses()

@@ -100,6 +100,7 @@ class WatchedTraining:
         self._stops = settings.stop and not self._appealed
         self._findings: list[tuple[Finding, ...]] = []
         self._disabled: set[str] = set()
+        self._before = Trace(Header())  # of epochs that another training has trained
         self._epoch = 0
         self._suspected = False  # something was not finite in this epoch
         self._broken = False  # and the epoch was broken off for it
@@ -144,6 +145,16 @@ class WatchedTraining:
             self._started,
         )
 
+    def go_on(self, before: Trace) -> None:
+        """Takes over what another training has recorded of the epochs before."""
+        self._before = before
+        if before.last is not None:
+            self._started -= before.last.seconds
+        # What was found then, where the rule looks back at it.
+        last = len(before)
+        for epoch in range(max(1, last + 2 - self._diagnosis.rule.lookback), last + 1):
+            self._findings.append(self._findings_of(before.prefix(epoch)))
+
     def begin_epoch(self, epoch: int) -> None:
         """Starts epoch `epoch`, from 1."""
         self._epoch = epoch
@@ -160,7 +171,8 @@ class WatchedTraining:
         # rest of a lost epoch is not trained. The epoch's own record follows.
         self._suspected = True
         self._finish_epoch()
-        trace = self._extended(self._recorder.broken_record(self._epoch, numbers))
+        broken = self._recorder.broken_record(self._epoch, numbers)
+        trace = self._extended(self._placed(broken))
         verdict = self._judge([*self._findings, self._findings_of(trace)], trace)
         if verdict is not None and verdict.stop and self._stops:
             self._broken = True
@@ -198,7 +210,7 @@ class WatchedTraining:
         if self._unfinished is None:
             return
         finish, self._unfinished = self._unfinished, None
-        record = finish()
+        record = self._placed(finish())
         self.trace = self._extended(record)
         self.fuses("trace file", self._write_record, record)
         self._findings.append(self._findings_of(self.trace))
@@ -232,28 +244,36 @@ class WatchedTraining:
         """The trace with one record more; the header is complete from the first on."""
         if len(self.trace):
             return self.trace.with_record(record)
-        return Trace(self._header(record), [record])
+        return Trace(self._header(record), [*self._before.records, record])
+
+    def _placed(self, record: Record) -> Record:
+        """The record with the seconds since the epochs before began."""
+        if self._before.last is None:
+            return record
+        passed = record.seconds + self._before.last.seconds
+        return dataclasses.replace(record, seconds=passed)
 
     def _header(self, record: Record) -> Header:
         trial = self._trial
         planned = self._settings.epochs or (trial.max_epochs if trial else None)
         planned = planned or self._params.get("epochs")
         objective, direction = self._objective(record.scalars)
+        own: dict[str, Any] = {
+            "trial_id": trial.trial_id if trial else None,
+            "execution": self._place.execution or 0,
+            "started": self._started,
+            "max_epochs": planned,
+            "objective": objective,
+            "direction": direction,
+            "hyperparameters": dict(trial.hyperparameters) if trial else {},
+            "warmup_epochs": self._settings.warmup_epochs,
+        }
+        if len(self._before):
+            return dataclasses.replace(self._before.header, **own)
         model_fields = self.fuses(
             "model graph", self._recorder.header_fields, planned, otherwise={}
         )
-        return Header(
-            trial_id=trial.trial_id if trial else None,
-            execution=self._place.execution or 0,
-            started=self._started,
-            initial_epoch=record.epoch - 1,
-            max_epochs=planned,
-            objective=objective,
-            direction=direction,
-            hyperparameters=dict(trial.hyperparameters) if trial else {},
-            warmup_epochs=self._settings.warmup_epochs,
-            **model_fields,
-        )
+        return Header(initial_epoch=record.epoch - 1, **own, **model_fields)
 
     def _objective(self, logs: Mapping[str, float]) -> tuple[str, str]:
         if self._settings.objective is not None:
@@ -312,6 +332,8 @@ class WatchedTraining:
                 # Of a run of this trial that was broken off.
                 self._path_of("verdict").unlink(missing_ok=True)
                 self.fuses("diagnosis file", self._write_diagnosis)
+            for before in self._before.records:
+                self._trace_file.append(before)
         self._trace_file.append(record)
 
     def _write_diagnosis(self) -> None:

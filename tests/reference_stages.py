@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kt_bttackler.stages.pieces import Piece, ready
+
 
 def seed_of(seed: int, execution: int = 0) -> int:
     return zlib.crc32(f"{seed}/stages/{execution}".encode())
@@ -111,3 +113,36 @@ def unique_epochs(trials: Sequence[tuple[str, Sequence[Any]]]) -> int:
             for epoch in range(len(sequence))
         }
     )
+
+
+def makespan(
+    pieces: Sequence[Piece], workers: int, lengths: dict[str, float] | None = None
+) -> float:
+    """The time that passes where each worker takes what is ready, as told.
+
+    Args:
+        lengths: by piece how long it takes; by default its epochs.
+    """
+    done: set[str] = set()
+    running: dict[int, tuple[float, Piece]] = {}
+    last: dict[int, str] = {}
+    now = 0.0
+    while len(done) < len(pieces):
+        taken = {piece.name for _, piece in running.values()}
+        for worker in range(workers):
+            if worker in running:
+                continue
+            free = ready(pieces, done, last.get(worker))
+            chosen = next((p for p in free if p.name not in taken), None)
+            if chosen is not None:
+                taken.add(chosen.name)
+                epochs = chosen.end - chosen.start
+                length = epochs if lengths is None else lengths[chosen.name]
+                running[worker] = now + length, chosen
+        now = min(end for end, _ in running.values())
+        for worker, (end, piece) in list(running.items()):
+            if end == now:
+                done.add(piece.name)
+                last[worker] = piece.name
+                del running[worker]
+    return now

@@ -87,7 +87,8 @@ class Ends(keras.callbacks.Callback):
             self.epochs,
             self.models,
         )
-        fresh._trial = context.running_trial().trial_id
+        trial = context.running_trial()
+        fresh._trial = "ahead" if trial is None else trial.trial_id
         return fresh
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

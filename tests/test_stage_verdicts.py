@@ -6,6 +6,7 @@ import types
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 import staging
 from staging import ROWS, dense, searched, tuner
@@ -17,6 +18,7 @@ from kt_bttackler.diagnosis import Verdict
 from kt_bttackler.indicators import Finding
 from kt_bttackler.stages.store import StageStore
 from kt_bttackler.stages.verdicts import SCOPES, StageVerdict, judge_name
+from kt_bttackler.trace import read_trace
 
 LOGS = [{"loss": 1.0}, {"loss": 0.9}]
 
@@ -164,3 +166,30 @@ def test_a_static_verdict_is_one_on_the_root(tmp_path: Any) -> None:
     assert store.verdict("root", "root", "judge") == verdict("HIGH_DROPOUT")
     store.note_verdict("other", "name", "judge", verdict("AGV"))
     assert store.verdict("other", "root", "judge") is None
+
+
+def test_a_diagnosis_sees_the_epochs_that_others_have_trained(tmp_path: Any) -> None:
+    """Its trace and its verdict are those of a training of its own."""
+
+    def study(name: str, **arguments: Any) -> Any:
+        made = tuner(
+            staging.build_dense, tmp_path, project_name=name, epochs=5, **arguments
+        )
+        searched(made, ktb.DiagnosisCallback(stop=False), fit=ROWS)
+        found = {}
+        for trial_id in made.oracle.trials:
+            (path,) = (tmp_path / name / f"trial_{trial_id}").glob("trace-*.jsonl")
+            found[trial_id] = read_trace(path)
+        return made.usage.trained, found
+
+    trained, shared = study("shared")
+    without, alone = study("alone", disk_budget=0)
+    assert (trained, without) == (13, 20)
+    for trial_id, expected in alone.items():
+        trace = shared[trial_id]
+        assert trace.header.trial_id == trial_id
+        assert trace.header.hyperparameters == expected.header.hyperparameters
+        assert [r.epoch for r in trace.records] == [1, 2, 3, 4, 5]
+        assert (np.diff(trace.seconds) > 0).all()
+        for name in ("loss", "val_loss", "learning_rate"):
+            np.testing.assert_array_equal(trace.scalar(name), expected.scalar(name))

@@ -48,10 +48,10 @@ PACKAGES = ("keras", "keras-tuner", "numpy", "tensorflow")
 SPACES = "ABCDEFG"
 ARMS = ("KerasTuner", "warm models", "stages")
 # By name: space, epochs, filters, rows, trials of the grid (None: all), arms, runs.
-# The first 18 trials of B are those of its first start.
+# The first 12 trials of B are those of its first start and two first milestones.
 CASES = {
-    "B": ("B", 12, 96, 1437, 18, ARMS, 2),
-    "D": ("D", 6, 96, 1437, None, ("KerasTuner", "stages"), 2),
+    "B": ("B", 12, 128, 1437, 12, ARMS, 1),
+    "D": ("D", 6, 128, 1437, None, ("KerasTuner", "stages"), 1),
     "G, short epochs": ("G", 12, 2, 360, None, ARMS, 1),
 }
 SMOKE = {"G": ("G", 3, 2, 64, None, ARMS, 1)}

@@ -16,6 +16,7 @@ import keras_tuner
 
 from kt_bttackler.callback import DiagnosisCallback
 from kt_bttackler.stages.verdicts import judge_name
+from kt_bttackler.trace import Trace
 
 # They keep no state that a training which goes on would miss.
 _WITHOUT_STATE = (
@@ -54,6 +55,19 @@ def check(
             )
 
 
+def diagnoses(callbacks: Sequence[Any]) -> bool:
+    """Whether trials are diagnosed."""
+    return any(isinstance(callback, DiagnosisCallback) for callback in callbacks)
+
+
+def of_stages(callbacks: Sequence[Any]) -> list[Any]:
+    """The callbacks of stages that are trained for no trial in particular.
+
+    Those of the user, but for what writes into the folder of a trial.
+    """
+    return [c for c in callbacks if not isinstance(c, keras.callbacks.TensorBoard)]
+
+
 def judge_of(callbacks: Sequence[Any]) -> str | None:
     """Names the diagnosis that may end a trial; `None` if none may."""
     for callback in callbacks:
@@ -68,6 +82,19 @@ def same_diagnosis(callbacks: Sequence[Any], objective: Any) -> DiagnosisCallbac
         if isinstance(callback, DiagnosisCallback) and callback.stops:
             return DiagnosisCallback(callback.diagnosis, objective=objective)
     raise ValueError("`callbacks` must have a DiagnosisCallback that stops, got none.")
+
+
+def watcher_of(callbacks: Sequence[Any]) -> DiagnosisCallback | None:
+    """The first callback that diagnoses the trial."""
+    return next((c for c in callbacks if isinstance(c, DiagnosisCallback)), None)
+
+
+def recorded_by(watcher: DiagnosisCallback) -> Trace | None:
+    """What it has recorded; `None` if its diagnosis could not begin."""
+    try:
+        return watcher.trace
+    except AttributeError:  # it was copied since
+        return None
 
 
 def watch_only(callbacks: Sequence[Any]) -> None:

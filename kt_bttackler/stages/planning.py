@@ -12,12 +12,17 @@ from typing import Any
 import keras_tuner
 
 from kt_bttackler import files
+from kt_bttackler.oracles.successive_halving import SuccessiveHalvingOracle
 from kt_bttackler.stages.schedules import Schedule, collecting
-from kt_bttackler.stages.store import state_ids
-from kt_bttackler.stages.tree import StageTree, split, values_of
+from kt_bttackler.stages.tree import StageTree, split, state_ids, values_of
 
 # A merge rate that is hardly worth the stored states.
 _LITTLE = 1.1
+_FREE_OF_RESULTS = (
+    keras_tuner.oracles.GridSearchOracle,
+    keras_tuner.oracles.RandomSearchOracle,
+)
+_IN_ROUNDS = (keras_tuner.oracles.HyperbandOracle, SuccessiveHalvingOracle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +138,47 @@ def plan(
     )
 
 
+def upcoming(oracle: Any, space: keras_tuner.HyperParameters) -> list[Any]:
+    """The trials that an oracle will create whatever the results are.
+
+    All of grid search and random search, a round of Hyperband and successive halving,
+    none of those that learn. Those that are running are not among them.
+
+    Args:
+        oracle: that of the search, which is left as it is.
+        space: the hyperparameters that it searches.
+    """
+    found: list[Any] = []
+    if not isinstance(oracle, (*_FREE_OF_RESULTS, *_IN_ROUNDS)):
+        return found
+    oracle = copy.deepcopy(oracle)
+    with tempfile.TemporaryDirectory() as folder:
+        walker = _Walker(oracle=oracle, directory=folder, project_name="upcoming")
+        oracle.update_space(space)
+        if isinstance(oracle, _FREE_OF_RESULTS):
+            walker.walk = _Collected(found)
+            walker.search(verbose=0)
+        else:
+            trial = oracle.create_trial("upcoming-0")
+            while trial.status == "RUNNING":
+                found.append(trial)
+                trial = oracle.create_trial(f"upcoming-{len(found)}")
+    return found
+
+
+class _Collected:
+    """Notes trials that do not depend on results."""
+
+    is_over = False
+
+    def __init__(self, found: list[Any]) -> None:
+        self._found = found
+
+    def visit(self, trial: Any) -> float:
+        self._found.append(trial)
+        return 0.0
+
+
 class _Walk:
     """What was seen of the trials so far."""
 
@@ -154,8 +200,9 @@ class _Walk:
     def is_over(self) -> bool:
         return self._most is not None and self.tree.trials >= self._most
 
-    def visit(self, hp: keras_tuner.HyperParameters) -> float:
+    def visit(self, trial: Any) -> float:
         """Adds a trial; returns a result for it."""
+        hp = trial.hyperparameters
         epochs = hp.values.get("tuner/epochs", self._epochs)
         if epochs is None:
             raise keras_tuner.errors.FatalValueError(
@@ -221,11 +268,11 @@ class _Walk:
 class _Walker(keras_tuner.engine.base_tuner.BaseTuner):
     """A tuner whose trials are looked at, not run."""
 
-    walk: _Walk
+    walk: _Walk | _Collected
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Tells the oracle a result that means nothing."""
-        value = self.walk.visit(trial.hyperparameters)
+        value = self.walk.visit(trial)
         objective = self.oracle.objective
         parts = getattr(objective, "objectives", [objective])
         return {part.name: value for part in (*parts, objective)}

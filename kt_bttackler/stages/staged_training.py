@@ -13,11 +13,12 @@ from kt_bttackler.fuses import warn
 from kt_bttackler.stages import callbacks as stage_callbacks
 from kt_bttackler.stages.order import OrderedRows
 from kt_bttackler.stages.schedules import Schedule
-from kt_bttackler.stages.store import Best, Logs, StageState, StageStore, state_ids
-from kt_bttackler.stages.tree import values_of
+from kt_bttackler.stages.store import Best, Logs, StageState, StageStore
+from kt_bttackler.stages.tree import state_ids, values_of
 from kt_bttackler.stages.turns import Turn
-from kt_bttackler.stages.verdicts import StageVerdict
+from kt_bttackler.stages.verdicts import StageVerdict, judge_name
 from kt_bttackler.stages.warm import BATCH_SIZE, WarmModel
+from kt_bttackler.trace import Trace
 from kt_bttackler.training_state import TrainingState
 
 _DEFAULT_BATCH_SIZE = 32
@@ -50,6 +51,17 @@ class Usage:
     second_opinions: int = 0
     controls: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    def add(self, other: Usage) -> None:
+        """Counts what was done for no trial of the search.
+
+        Args:
+            other: counted apart.
+        """
+        self.trained += other.trained
+        self.saving += other.saving
+        self.loading += other.loading
+        self.waiting += other.waiting
+
 
 class StagedTraining:
     """One execution of a trial.
@@ -69,6 +81,7 @@ class StagedTraining:
         trial: id of the trial.
         judge: names the diagnosis that may end it; `None` if none may.
         control_share: share of the trials that are trained in spite of a verdict.
+        until: train no more than these of its epochs.
     """
 
     def __init__(
@@ -87,8 +100,9 @@ class StagedTraining:
         trial: str,
         judge: str | None,
         control_share: float = 0.0,
+        until: int | None = None,
     ) -> None:
-        self.epochs = epochs
+        self.epochs = epochs if until is None else min(until, epochs)
         self.history: list[Logs] = []
         self.best: Best | None = None
         self.channel: dict[str, float] = {}
@@ -105,6 +119,8 @@ class StagedTraining:
         self._trial = trial
         self._judge = judge
         self._control_share = control_share
+        self._watcher = stage_callbacks.watcher_of(self._callbacks)
+        self._recorded: Trace | None = None  # by it, or before
         self._is_own = True  # what the diagnosis says; not said of another trial
         self._sequence = values_of(schedules.values(), epochs)
         self._ids = state_ids(root, self._sequence)
@@ -116,11 +132,15 @@ class StagedTraining:
         self._segment_end = 0
         self._over = False
 
-    def run(self, initial: TrainingState | None) -> None:
+    def run(self, initial: TrainingState | None, wait: bool = True) -> bool:
         """Trains what is missing.
 
         Args:
             initial: what the training begins with; `None` if the model is in it.
+            wait: while another process trains what is needed.
+
+        Returns:
+            False if it was not waited for.
         """
         stage_callbacks.prepare(self._callbacks)
         self._state = initial
@@ -140,13 +160,15 @@ class StagedTraining:
             self._usage.cancelled += 1
         try:
             while not self._over and len(self.history) < self.epochs:
-                self._wait_for_turn()
+                if not self._wait_for_turn(wait):
+                    return False
                 if not self._go_on():
                     self._fit_segment()
         finally:
             self._turn.release()
         self._usage.trials += 1
         self._usage.epochs += len(self.history)
+        return True
 
     def _inherited(self) -> StageVerdict | None:
         """The verdict that another trial has met on the path of this one."""
@@ -214,6 +236,13 @@ class StagedTraining:
             self.best = found.best
             self._kept = found.training.epoch
             self._state = found.training
+            if self._watcher is not None:
+                name, judge = self._ids[self._kept], judge_name(self._watcher.diagnosis)
+                recorded = self._store.trace(self._root, name, judge)
+                # That of a large model ends an epoch before. One that ends earlier
+                # was left by a process that was killed.
+                whole = recorded is not None and recorded.epoch >= self._kept - 1
+                self._recorded = recorded if whole else None
         self._usage.loading += time.perf_counter() - begun
         return found is not None
 
@@ -235,13 +264,14 @@ class StagedTraining:
                 return state
         return None
 
-    def _wait_for_turn(self) -> None:
-        """Waits while another process trains what this trial needs next."""
+    def _wait_for_turn(self, wait: bool) -> bool:
+        """Whether this process may train what the trial needs next."""
         self._turn.release()
         self._turn = self._next_turn()
         begun = time.perf_counter()
-        self._turn.take()
+        taken = self._turn.take(wait)
         self._usage.waiting += time.perf_counter() - begun
+        return taken
 
     def _next_turn(self) -> Turn:
         """The right to train up to the next state."""
@@ -288,6 +318,8 @@ class StagedTraining:
         """Tells callbacks of the epochs before."""
         model = self._warm.model
         stage_callbacks.tell_again(self._callbacks, model, self.history)
+        if self._watcher is not None and self._recorded is not None:
+            self._watcher.go_on(self._recorded)
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets the values and the order of the rows; counts epochs from 0."""
@@ -307,6 +339,8 @@ class StagedTraining:
         model = self._warm.model
         self.history.append(logs)
         self._usage.trained += 1
+        if self._watcher is not None:
+            self._recorded = stage_callbacks.recorded_by(self._watcher)
         if self._improves(logs):
             self.best = Best(epoch, [variable.numpy() for variable in model.variables])
         self._over = bool(model.stop_training) or not whole
@@ -345,9 +379,15 @@ class StagedTraining:
             cost, name = epochs - self._kept, self._ids[epochs]
             if self._store.save(self._root, name, state, branch=branch, cost=cost):
                 self._kept = epochs
+                self._keep_recorded(name)
         except Exception as error:
             warn(f"a stage may be trained again: {type(error).__name__}: {error}")
         self._usage.saving += time.perf_counter() - begun
+
+    def _keep_recorded(self, name: str) -> None:
+        if self._watcher is not None and self._recorded is not None:
+            judge = judge_name(self._watcher.diagnosis)
+            self._store.note_trace(self._root, name, judge, self._recorded)
 
 
 class _Setter(keras.callbacks.Callback):

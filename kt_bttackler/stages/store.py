@@ -7,7 +7,8 @@ so far. So trials, studies and processes share a folder without telling each oth
     <root>/<id>.npz            state of the training
     <root>/<id>.best.npz       weights of the best epoch, if it was an earlier one
     <root>/<id>.json           epoch, history, sizes, checksums; written last
-    <root>/<id>.<judge>.verdict    what a diagnosis said of the stage that ends there
+    <root>/<id>.<judge>.trace      what a diagnosis has recorded up to there
+    <root>/<id>.<judge>.verdict    what it said of the stage that ends there
 
 What is damaged counts as missing: the training goes on from an earlier state.
 """
@@ -28,13 +29,11 @@ import numpy as np
 
 from kt_bttackler import files
 from kt_bttackler.fuses import warn
-from kt_bttackler.stages.tree import Values
 from kt_bttackler.stages.turns import Turn
 from kt_bttackler.stages.verdicts import StageVerdict
+from kt_bttackler.trace import Trace, TraceWriter, read_trace
 from kt_bttackler.training_state import TrainingState
 
-# Of the names of states and roots: as many as no two will share by accident.
-_DIGITS = 32
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 Logs = dict[str, float]
@@ -66,23 +65,6 @@ class StageState:
     training: TrainingState
     history: Sequence[Logs]
     best: Best | None
-
-
-def state_ids(root: str, sequence: Sequence[Values]) -> list[str]:
-    """Names of the states after 0, 1, 2, ... epochs.
-
-    They depend on the values alone, not on how the epochs were cut into stages.
-
-    Args:
-        root: name of the root.
-        sequence: the values of every epoch.
-    """
-    digest = hashlib.sha256(root.encode())
-    names = [digest.hexdigest()[:_DIGITS]]
-    for values in sequence:
-        digest.update(files.dumps([[name, value] for name, value in values]).encode())
-        names.append(digest.hexdigest()[:_DIGITS])
-    return names
 
 
 def byte_count(budget: int | str | None) -> int | None:
@@ -219,6 +201,37 @@ class StageStore:
         files.write_atomically(path, _sealed(about))
         return True
 
+    def note_trace(self, root: str, name: str, judge: str, trace: Trace) -> None:
+        """Keeps what was recorded up to a state, if there is room.
+
+        Args:
+            root: name of the root.
+            name: that of the state.
+            judge: names the diagnosis.
+            trace: of all epochs up to the state.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        path = self.folder / root / f"{name}.{judge}.trace"
+        writer = TraceWriter(path, trace.header)
+        for record in trace.records:
+            writer.append(record)
+        if self.disk_budget is not None and self.disk_usage() > self.disk_budget:
+            path.unlink(missing_ok=True)
+
+    def trace(self, root: str, name: str, judge: str) -> Trace | None:
+        """What was recorded up to a state; `None` if nothing was."""
+        path = self.folder / root / f"{name}.{judge}.trace"
+        try:
+            return read_trace(path)
+        except OSError:
+            return None
+        except Exception as error:
+            warn(f"{path} is damaged and was removed: {error}")
+            path.unlink(missing_ok=True)
+            return None
+
     def note_verdict(
         self, root: str, name: str, judge: str, verdict: StageVerdict
     ) -> None:
@@ -326,6 +339,7 @@ def _files_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
     yield path
     yield path.with_suffix(".npz")
     yield path.with_suffix(".best.npz")
+    yield from path.parent.glob(f"{path.stem}.*.trace")
 
 
 def _size(path: pathlib.Path) -> int:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from kt_bttackler import files
 from kt_bttackler.stages.choices import Number
 
 # The values of one epoch, sorted by name.
 Values = tuple[tuple[str, Number], ...]
+# Of the names of states: as many as no two will share by accident.
+_DIGITS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,23 @@ def values_of(schedules: Iterable[Any], epochs: int) -> list[Values]:
         tuple((schedule.name, schedule.at(epoch)) for schedule in ordered)
         for epoch in range(epochs)
     ]
+
+
+def state_ids(root: str, sequence: Sequence[Values]) -> list[str]:
+    """Names of the states after 0, 1, 2, ... epochs.
+
+    They depend on the values alone, not on how the epochs were cut into stages.
+
+    Args:
+        root: name of the root.
+        sequence: the values of every epoch.
+    """
+    digest = hashlib.sha256(root.encode())
+    names = [digest.hexdigest()[:_DIGITS]]
+    for values in sequence:
+        digest.update(files.dumps([[name, value] for name, value in values]).encode())
+        names.append(digest.hexdigest()[:_DIGITS])
+    return names
 
 
 def stages_of(sequence: Sequence[Values], start: int = 0) -> list[Stage]:
@@ -190,10 +212,21 @@ class StageTree:
     def shortest_makespan(self, workers: int) -> float:
         """Lower bound of the epochs that pass with so many workers.
 
+        What comes after epoch n can be trained when n epochs have passed, and not
+        earlier, by all workers together (Hu, Operations Research 9(6), 1961). So it is
+        no less than the longest path, and than the work of one worker.
+
         Args:
             workers: how many train at the same time.
         """
-        return max(self.critical_path, self.unique_epochs / workers)
+        at = collections.Counter(
+            epoch for node in self.nodes() for epoch in range(node.start, node.end)
+        )
+        after, bound = 0, 0.0
+        for epoch in range(self.critical_path - 1, -1, -1):
+            after += at[epoch]
+            bound = max(bound, epoch + max(1.0, after / workers))
+        return bound
 
 
 def _descend(node: Node, sequence: list[Values]) -> tuple[Node, list[Values]]:
