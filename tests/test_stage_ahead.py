@@ -205,7 +205,7 @@ def test_diagnosed_trials_are_run_one_by_one(tmp_path: Any) -> None:
 
 
 def test_without_room_nothing_is_waited_for(tmp_path: Any) -> None:
-    made = tuner(staging.build_dense, tmp_path, workers=2, disk_budget=0)
+    made = tuner(staging.build_dense, tmp_path, workers=2, disk_budget=0, epochs=3)
     searched(made, fit=ROWS)
     assert {t.status for t in made.oracle.trials.values()} == {"COMPLETED"}
 

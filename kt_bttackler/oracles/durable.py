@@ -64,6 +64,10 @@ class DurableOracleMixin(keras_tuner.Oracle):
     _writable: bool = True
     _unsaved: frozenset[str] = frozenset()  # ids of trials
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, which does not hold the lock of the directory."""
+        return self.__dict__ | {"_lock": None}
+
     def save(self) -> None:
         """Writes `oracle.json` as a whole, and what could not be written before.
 

@@ -145,7 +145,7 @@ def upcoming(oracle: Any, space: keras_tuner.HyperParameters) -> list[Any]:
     none of those that learn. Those that are running are not among them.
 
     Args:
-        oracle: that of the search, which is left as it is.
+        oracle: that of the search, one of this package; it is left as it is.
         space: the hyperparameters that it searches.
     """
     found: list[Any] = []
@@ -163,6 +163,7 @@ def upcoming(oracle: Any, space: keras_tuner.HyperParameters) -> list[Any]:
             while trial.status == "RUNNING":
                 found.append(trial)
                 trial = oracle.create_trial(f"upcoming-{len(found)}")
+        oracle.disown_project()
     return found
 
 

@@ -166,6 +166,8 @@ class StagedTraining:
                     self._fit_segment()
         finally:
             self._turn.release()
+        if self._state is not None and not self.model.built:
+            self._state.restore(self.model)  # no batch has told it its shapes
         self._usage.trials += 1
         self._usage.epochs += len(self.history)
         return True
