@@ -213,23 +213,27 @@ def test_without_locks_there_is_no_waiting(tmp_path: Any, monkeypatch: Any) -> N
     assert Turn(tmp_path / "lock").take()
 
 
-def _start(folder: Any, project: str, seconds: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(WORKER), str(folder), project, str(seconds)]
+def _start(
+    folder: Any, project: str, seconds: float, workers: int = 1
+) -> subprocess.Popen[bytes]:
+    arguments = map(str, (WORKER, folder, project, seconds, workers))
+    command = [sys.executable, *arguments]
     root = str(WORKER.parent.parent)
     environment = {**os.environ, "PYTHONPATH": root}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
 
 
-def _epochs(folder: pathlib.Path) -> list[tuple[float, ...]]:
+def _epochs(folder: pathlib.Path) -> list[str]:
     path = folder / "epochs.txt"
-    if not path.exists():
-        return []
-    return [tuple(json.loads(line)[0]) for line in path.read_text().splitlines()]
+    return path.read_text().splitlines() if path.exists() else []
 
 
 @pytest.mark.timeout(300)
-def test_two_processes_train_no_stage_twice(tmp_path: Any) -> None:
-    workers = [_start(tmp_path, name, 0.1) for name in ("one", "two")]
+@pytest.mark.parametrize(
+    "number", [pytest.param(1, marks=pytest.mark.slow), 2], ids=["lazily", "ahead"]
+)
+def test_two_processes_train_no_stage_twice(number: int, tmp_path: Any) -> None:
+    workers = [_start(tmp_path, name, 0.1, number) for name in ("one", "two")]
     assert [worker.wait(280) for worker in workers] == [0, 0]
     one, two = (
         json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two")

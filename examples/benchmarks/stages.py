@@ -46,12 +46,12 @@ from kt_bttackler.stages import schedules
 
 PACKAGES = ("keras", "keras-tuner", "numpy", "tensorflow")
 SPACES = "ABCDEFG"
-ARMS = ("KerasTuner", "warm models", "stages")
+ARMS = ("KerasTuner", "stages", "warm models")
 # By name: space, epochs, filters, rows, trials of the grid (None: all), arms, runs.
 # The first 12 trials of B are those of its first start and two first milestones.
 CASES = {
     "B": ("B", 12, 128, 1437, 12, ARMS, 1),
-    "D": ("D", 6, 128, 1437, None, ("KerasTuner", "stages"), 1),
+    "D": ("D", 4, 128, 1437, None, ("KerasTuner", "stages"), 1),
     "G, short epochs": ("G", 12, 2, 360, None, ARMS, 1),
 }
 SMOKE = {"G": ("G", 3, 2, 64, None, ARMS, 1)}
@@ -271,7 +271,7 @@ def measure_rungs(smoke):
 
 def measure_diagnosis(space, arm, smoke):
     """Stages and diagnosis, each without and with the other."""
-    epochs, filters, rows = (3, 2, 64) if smoke else (12, 4, 720)
+    epochs, filters, rows = (3, 2, 64) if smoke else (12, 4, 360)
     callbacks = [ktb.DiagnosisCallback()] if arm in ("diagnosis", "both") else []
     budget = 0 if arm in ("neither", "diagnosis") else None
     model = Digits(space, epochs, filters)
