@@ -156,12 +156,18 @@ def test_what_is_trained_ahead_is_the_same(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     "oracle",
     [
-        ktb.oracles.RandomSearchOracle("val_loss", max_trials=4, seed=0),
+        pytest.param(
+            ktb.oracles.RandomSearchOracle("val_loss", max_trials=4, seed=0),
+            marks=pytest.mark.slow,
+        ),
         ktb.oracles.SuccessiveHalvingOracle(
             "val_loss", max_epochs=4, factor=2, num_initial_trials=4, seed=0
         ),
-        ktb.oracles.HyperbandOracle(
-            "val_loss", max_epochs=4, factor=2, seed=0, hyperband_iterations=1
+        pytest.param(
+            ktb.oracles.HyperbandOracle(
+                "val_loss", max_epochs=4, factor=2, seed=0, hyperband_iterations=1
+            ),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["random", "halving", "hyperband"],
@@ -210,6 +216,7 @@ def test_without_room_nothing_is_waited_for(tmp_path: Any) -> None:
     assert {t.status for t in made.oracle.trials.values()} == {"COMPLETED"}
 
 
+@pytest.mark.slow
 def test_a_model_without_an_input(tmp_path: Any) -> None:
     """Its weights come with the first batch."""
 

@@ -112,6 +112,7 @@ def test_a_store_that_is_deleted_in_a_search(expected: Any, tmp_path: Any) -> No
     assert histories == expected
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written(expected: Any, tmp_path: Any) -> None:
     (tmp_path / "file").write_text("not a folder")
     made = tuner(staging.build_dense, tmp_path, stage_dir=tmp_path / "file")
@@ -121,7 +122,14 @@ def test_a_folder_that_cannot_be_written(expected: Any, tmp_path: Any) -> None:
     assert histories == expected
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".best.npz", ".json"])
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        ".npz",
+        pytest.param(".best.npz", marks=pytest.mark.slow),
+        pytest.param(".json", marks=pytest.mark.slow),
+    ],
+)
 def test_a_flipped_byte_is_noticed(suffix: str, expected: Any, tmp_path: Any) -> None:
     """Each file of each state in turn; the state is trained again, nothing else is."""
     # The highest loss is the first one: states have weights of an earlier epoch, too.

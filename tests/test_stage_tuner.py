@@ -61,6 +61,13 @@ def build_adam(hp: Any) -> keras.Model:
     return network(keras.optimizers.Adam(rate), eager=False)
 
 
+def build_adam_twice(hp: Any) -> keras.Model:
+    """As before, but there are two trials only."""
+    options = staging.STEPS | {"factor": 0.1}
+    rate = stages.schedule(hp, "learning_rate", "step", **options)
+    return network(keras.optimizers.Adam(rate), eager=False)
+
+
 def build_momentum(hp: Any) -> keras.Model:
     """Everything at once: rate, batch size, and a momentum that rises from zero."""
     rate = stages.schedule(
@@ -77,14 +84,24 @@ def build_momentum(hp: Any) -> keras.Model:
 
 
 @pytest.mark.timeout(300)
-def test_staged_trials_are_full_trainings(tmp_path: Any) -> None:
+@pytest.mark.parametrize(
+    ("build", "trained"),
+    # What two trials begin with is trained once.
+    [
+        (build_adam_twice, 8),
+        pytest.param(build_adam, 13, marks=pytest.mark.slow),
+    ],
+    ids=["two trials", "four trials"],
+)
+def test_staged_trials_are_full_trainings(
+    build: Any, trained: int, tmp_path: Any
+) -> None:
     """With Adam, augmentation, batch normalisation, dropout; the graph is traced."""
-    made = tuner(build_adam, tmp_path)
+    made = tuner(build, tmp_path)
     histories = staging.histories(made)
     ends = searched(made)
-    assert_exact(made, ends, histories, build_adam, FIT)
-    # 2 + 3 + 3 + 3 + 2: what two trials begin with is trained once.
-    assert ends.trained == made.usage.trained == 13
+    assert_exact(made, ends, histories, build, FIT)
+    assert ends.trained == made.usage.trained == trained
     assert stages.plan(tuner(build_adam, tmp_path / "plan")).unique_epochs == 13
     assert (made.usage.trials, made.usage.epochs) == (4, 20)
     assert len(ends.models) == 1  # one compiled model for all of them
@@ -164,14 +181,26 @@ def studied(tmp_path_factory: Any) -> Any:
     ("name", "change"),
     [
         ("seed", {"seed": 1}),
-        ("version", {"code_version": "2"}),
-        ("shuffle", {"fit": {"shuffle": False}}),
-        ("weights", {"fit": {"class_weight": {0: 1.0, 1: 2.0}}}),
-        ("batches", {"fit": {"validation_batch_size": 5}}),
+        pytest.param("version", {"code_version": "2"}, marks=pytest.mark.slow),
+        pytest.param("shuffle", {"fit": {"shuffle": False}}, marks=pytest.mark.slow),
+        pytest.param(
+            "weights",
+            {"fit": {"class_weight": {0: 1.0, 1: 2.0}}},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "batches", {"fit": {"validation_batch_size": 5}}, marks=pytest.mark.slow
+        ),
         ("x", {"fit": {"x": ROWS["x"] + 1}}),
-        ("validation", {"fit": {"validation_data": (ROWS["x"], ROWS["y"])}}),
+        pytest.param(
+            "validation",
+            {"fit": {"validation_data": (ROWS["x"], ROWS["y"])}},
+            marks=pytest.mark.slow,
+        ),
         ("optimizer", {"optimizer": {"beta_1": 0.8}}),
-        ("metrics", {"compiled": {"metrics": ["mae"]}}),
+        pytest.param(
+            "metrics", {"compiled": {"metrics": ["mae"]}}, marks=pytest.mark.slow
+        ),
         ("loss", {"compiled": {"loss": "mae"}}),
     ],
 )
@@ -179,6 +208,7 @@ def test_nothing_stale_is_reused(name: str, change: Any, studied: Any) -> None:
     assert study_of_one(studied, name, **change) == 1
 
 
+@pytest.mark.slow
 def test_static_values_part_the_roots(tmp_path: Any) -> None:
     def build(hp: Any) -> keras.Model:
         rate = stages.schedule(hp, "learning_rate", "step", start=0.01, milestones=[1, 2], factor=0.1)  # fmt: skip
@@ -266,7 +296,7 @@ def uncut() -> Any:
     return reference.digest(model), history
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(cuts=st.sets(st.integers(1, EPOCHS - 1)), warm=st.booleans())
 def test_wherever_it_is_cut_it_is_the_same(
     cuts: set[int], warm: bool, uncut: Any
@@ -286,13 +316,19 @@ def test_wherever_it_is_cut_it_is_the_same(
 @pytest.mark.parametrize(
     "oracle",
     [
-        ktb.oracles.RandomSearchOracle("val_loss", max_trials=5, seed=0),
-        ktb.oracles.BayesianOptimizationOracle(
-            "val_loss", max_trials=5, num_initial_points=2, seed=0
+        pytest.param(
+            ktb.oracles.RandomSearchOracle("val_loss", max_trials=5, seed=0),
+            marks=pytest.mark.slow,
         ),
-        ktb.oracles.HyperbandOracle("val_loss", max_epochs=4, factor=2, seed=0),
+        ktb.oracles.BayesianOptimizationOracle(
+            "val_loss", max_trials=4, num_initial_points=2, seed=0
+        ),
+        pytest.param(
+            ktb.oracles.HyperbandOracle("val_loss", max_epochs=4, factor=2, seed=0),
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=lambda oracle: type(oracle).__bases__[-1].__name__,
+    ids=["random", "Bayesian", "Hyperband"],
 )
 def test_other_oracles(oracle: Any, tmp_path: Any) -> None:
     """They see what they see without sharing, and no epoch is trained twice."""
@@ -319,6 +355,7 @@ def test_other_oracles(oracle: Any, tmp_path: Any) -> None:
     assert ends.trained == reference.unique_epochs(sequences) < without.trained
 
 
+@pytest.mark.slow
 def test_early_stopping_is_each_trial_s_own(tmp_path: Any) -> None:
     def stopping(patience: int) -> Any:
         # Nothing ever improves as much: ends after 1 + `patience` epochs.
@@ -361,6 +398,7 @@ def test_callbacks_that_change_or_remember_are_refused(
         made.search(**ROWS, callbacks=[callback])
 
 
+@pytest.mark.slow
 def test_the_budget_is_kept(tmp_path: Any) -> None:
     made = tuner(staging.build_dense, tmp_path, disk_budget=60_000)
     histories = staging.histories(made)

@@ -95,7 +95,9 @@ def test_a_sick_stage_ends_every_trial_that_depends_on_it(tmp_path: Any) -> None
     assert made.oracle.get_best_trials(1)[0].status == "COMPLETED"
 
 
-@pytest.mark.parametrize("confirmed", [True, False])
+@pytest.mark.parametrize(
+    "confirmed", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_many_trials_are_not_ended_by_one_seed(
     confirmed: bool, tmp_path: Any, monkeypatch: Any
 ) -> None:
@@ -120,6 +122,7 @@ def test_many_trials_are_not_ended_by_one_seed(
         assert (made.usage.second_opinions, made.usage.cancelled) == (4, 0)
 
 
+@pytest.mark.slow
 def test_some_trials_are_controls(tmp_path: Any, monkeypatch: Any) -> None:
     found = StageVerdict("DEAD_UNITS", {}, [{"val_loss": 1.0}], "0")
     monkeypatch.setattr(StageStore, "verdict", lambda *_: found)

@@ -50,8 +50,8 @@ ARMS = ("KerasTuner", "stages", "warm models")
 # By name: space, epochs, filters, rows, trials of the grid (None: all), arms, runs.
 # The first 12 trials of B are those of its first start and two first milestones.
 CASES = {
+    "D": ("D", 4, 128, 1437, 6, ("KerasTuner", "stages"), 1),
     "B": ("B", 12, 128, 1437, 12, ARMS, 1),
-    "D": ("D", 4, 128, 1437, None, ("KerasTuner", "stages"), 1),
     "G, short epochs": ("G", 12, 2, 360, None, ARMS, 1),
 }
 SMOKE = {"G": ("G", 3, 2, 64, None, ARMS, 1)}
@@ -353,7 +353,7 @@ def calls(parts, smoke):
             for space in (DIAGNOSED[:1] if smoke else DIAGNOSED)
             for arm in COMBINATIONS
         ],
-        "workers": [([], [0.02 if smoke else 0.5])],
+        "workers": [([], [0.02 if smoke else 2.0])],
     }
     for run in range(2):  # the first runs of all before the second ones
         for name, (*_, arms, runs) in cases.items():
