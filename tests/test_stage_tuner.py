@@ -102,8 +102,9 @@ def test_staged_trials_are_full_trainings(
     ends = searched(made)
     assert_exact(made, ends, histories, build, FIT)
     assert ends.trained == made.usage.trained == trained
-    assert stages.plan(tuner(build_adam, tmp_path / "plan")).unique_epochs == 13
-    assert (made.usage.trials, made.usage.epochs) == (4, 20)
+    plan = stages.plan(tuner(build, tmp_path / "plan"))
+    assert plan.unique_epochs == trained
+    assert (made.usage.trials, made.usage.epochs) == (plan.trials, plan.total_epochs)
     assert len(ends.models) == 1  # one compiled model for all of them
     _assert_best_models(made)
 
