@@ -353,7 +353,7 @@ def calls(parts, smoke):
             for space in (DIAGNOSED[:1] if smoke else DIAGNOSED)
             for arm in COMBINATIONS
         ],
-        "workers": [([], [0.02 if smoke else 2.0])],
+        "workers": [([], [0.02 if smoke else 0.5])],
     }
     for run in range(2):  # the first runs of all before the second ones
         for name, (*_, arms, runs) in cases.items():
