@@ -12,10 +12,13 @@ import pytest
 BENCHMARKS = pathlib.Path(__file__).parent.parent / "examples" / "benchmarks"
 README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
 RESULTS = json.loads((BENCHMARKS / "results" / "oracles.json").read_text())
+OVERHEAD = json.loads((BENCHMARKS / "results" / "overhead.json").read_text())
 TRUST = json.loads((BENCHMARKS / "results" / "trust.json").read_text())
+PRESETS = ("conservative", "extended")
 sys.path.insert(0, str(BENCHMARKS))
 
 import trust  # noqa: E402
+from overhead_parts import tables  # noqa: E402
 
 
 def interval(fact: dict[str, float]) -> str:
@@ -89,5 +92,24 @@ def test_trust() -> None:
         assert trust.table(TRUST["held_out"], "preset, held-out seeds") in README
     missing = len(TRUST["not_recorded"])
     assert not missing or f"{missing} runs are not recorded" in README
-    for preset in ("conservative", "extended"):
-        assert TRUST["presets"][preset]["false_stops"]["count"] == 0
+    counts = {
+        column: [TRUST["presets"][name][column]["count"] for name in PRESETS]
+        for column in ("false_stops", "recall")
+    }
+    (good, stopped), (bad, found) = (
+        (TRUST["outcomes"][key], counts[column])
+        for key, column in (("good", "false_stops"), ("bad", "recall"))
+    )
+    said = (
+        f"of {good} that ended well `conservative` stopped {stopped[0]} and `extended` "
+        f"{stopped[1]}; of {bad} that ended badly, {found[0]} and {found[1]}"
+    )
+    main = (BENCHMARKS.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert said in " ".join(main.split())
+
+
+def test_costs() -> None:
+    page = BENCHMARKS.parents[1] / "docs" / "cost.md"
+    text = page.read_text(encoding="utf-8")
+    for block in tables.blocks(OVERHEAD).values():
+        assert block in text

@@ -157,9 +157,13 @@ BLOCKS = {
 
 def blocks(results):
     """Every block of figures with its marks, by name."""
-    return {
-        name: f"{BEGIN.format(name)}\n\n{make(results)}\n\n{END}"
+    missing = {"agv", "large"} - results.keys()
+    made = {
+        name: "Not measured yet." if name in missing else make(results)
         for name, make in BLOCKS.items()
+    }
+    return {
+        name: f"{BEGIN.format(name)}\n\n{text}\n\n{END}" for name, text in made.items()
     }
 
 
