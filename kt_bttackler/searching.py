@@ -136,10 +136,14 @@ class TimedSearch(keras_tuner.Tuner):
     def _out_of_time(self) -> bool:
         if is_worker():  # its chief has the clock, and knows what remains
             return False
-        deadline = getattr(self.oracle, "deadline", None)
-        over = deadline is not None and time.monotonic() >= deadline
         remaining = self.remaining_trials
-        return over and (remaining is None or remaining > 0)
+        return is_late(self.oracle) and (remaining is None or remaining > 0)
+
+
+def is_late(oracle: Any) -> bool:
+    """Whether the time of a search (`max_seconds`) is over."""
+    deadline = getattr(oracle, "deadline", None)
+    return deadline is not None and bool(time.monotonic() >= deadline)
 
 
 def _ended(trial: Trial) -> Ended:

@@ -55,11 +55,6 @@ def check(
             )
 
 
-def diagnoses(callbacks: Sequence[Any]) -> bool:
-    """Whether trials are diagnosed."""
-    return any(isinstance(callback, DiagnosisCallback) for callback in callbacks)
-
-
 def of_stages(callbacks: Sequence[Any]) -> list[Any]:
     """The callbacks of stages that are trained for no trial in particular.
 
@@ -70,18 +65,23 @@ def of_stages(callbacks: Sequence[Any]) -> list[Any]:
 
 def judge_of(callbacks: Sequence[Any]) -> str | None:
     """Names the diagnosis that may end a trial; `None` if none may."""
-    for callback in callbacks:
-        if isinstance(callback, DiagnosisCallback) and callback.stops:
-            return judge_name(callback.diagnosis)
-    return None
+    stopper = _stopper(callbacks)
+    return None if stopper is None else judge_name(stopper.diagnosis)
 
 
 def same_diagnosis(callbacks: Sequence[Any], objective: Any) -> DiagnosisCallback:
     """A callback with the diagnosis that may end a trial."""
-    for callback in callbacks:
-        if isinstance(callback, DiagnosisCallback) and callback.stops:
-            return DiagnosisCallback(callback.diagnosis, objective=objective)
-    raise ValueError("`callbacks` must have a DiagnosisCallback that stops, got none.")
+    stopper = _stopper(callbacks)
+    if stopper is None:
+        raise ValueError(
+            "`callbacks` must have a DiagnosisCallback that stops, got none."
+        )
+    return DiagnosisCallback(stopper.diagnosis, objective=objective)
+
+
+def _stopper(callbacks: Sequence[Any]) -> DiagnosisCallback | None:
+    watching = (c for c in callbacks if isinstance(c, DiagnosisCallback))
+    return next((c for c in watching if c.stops), None)
 
 
 def watcher_of(callbacks: Sequence[Any]) -> DiagnosisCallback | None:

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import inspect
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from keras_tuner.engine.trial import Trial
 from kt_bttackler import context, files
 from kt_bttackler.fuses import warn
 from kt_bttackler.roles import is_worker
+from kt_bttackler.searching import is_late
 from kt_bttackler.stages import callbacks as stage_callbacks
 from kt_bttackler.stages import identity
 from kt_bttackler.stages.ahead import Ahead, Beginning, Upcoming
@@ -69,7 +69,7 @@ class TrainsInStages(keras_tuner.Tuner):
         """Returns for how many trials there is nothing more to do ahead."""
         args, kwargs = self._given
         arguments, callbacks = self._arguments(*args, **kwargs)
-        if stage_callbacks.diagnoses(callbacks):
+        if stage_callbacks.watcher_of(callbacks) is not None:
             return math.inf  # the trace of a trial is one of its own training
         oracle = self._given_oracle
         if is_worker() and not isinstance(oracle, keras_tuner.oracles.GridSearchOracle):
@@ -99,16 +99,11 @@ class TrainsInStages(keras_tuner.Tuner):
                     for epochs in [self._epochs_of(trial, arguments)]
                     for number in range(self.executions_per_trial)
                 ],
-                self._is_late,
+                lambda: is_late(self.oracle),
             )
         finally:
             self.usage.add(usage)
         return math.inf if is_worker() else len(trials)
-
-    def _is_late(self) -> bool:
-        """Whether the time of the search is over."""
-        deadline = getattr(self.oracle, "deadline", None)
-        return deadline is not None and bool(time.monotonic() >= deadline)
 
     def _arguments(self, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], list[Any]]:
         """Arguments of `fit` by name, and the callbacks among them."""

@@ -22,8 +22,8 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from kt_bttackler.training_state import TrainingState
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 Logs = dict[str, float]
+_Note = TypeVar("_Note")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,15 +223,7 @@ class StageStore:
 
     def trace(self, root: str, name: str, judge: str) -> Trace | None:
         """What was recorded up to a state; `None` if nothing was."""
-        path = self.folder / root / f"{name}.{judge}.trace"
-        try:
-            return read_trace(path)
-        except OSError:
-            return None
-        except Exception as error:
-            warn(f"{path} is damaged and was removed: {error}")
-            path.unlink(missing_ok=True)
-            return None
+        return _noted(self.folder / root / f"{name}.{judge}.trace", read_trace)
 
     def note_verdict(
         self, root: str, name: str, judge: str, verdict: StageVerdict
@@ -253,21 +246,7 @@ class StageStore:
 
     def verdict(self, root: str, name: str, judge: str) -> StageVerdict | None:
         """The verdict on a stage, or on all of a root, whose name is "root"."""
-        path = self.folder / root / f"{name}.{judge}.verdict"
-        try:
-            fields = _unsealed(path)
-            return StageVerdict(
-                cause=str(fields["cause"]),
-                entries=_numbers(fields["entries"]),
-                history=[_numbers(logs) for logs in fields["history"]],
-                trial=str(fields["trial"]),
-            )
-        except OSError:
-            return None
-        except Exception as error:
-            warn(f"{path} is damaged and was removed: {error}")
-            path.unlink(missing_ok=True)
-            return None
+        return _noted(self.folder / root / f"{name}.{judge}.verdict", _read_verdict)
 
     def turn(self, root: str, name: str) -> Turn:
         """The right to train up to a state, which one process has at a time."""
@@ -329,6 +308,28 @@ class StageStore:
             freed += _size(each)
             each.unlink(missing_ok=True)
         return freed
+
+
+def _noted(path: pathlib.Path, read: Callable[[pathlib.Path], _Note]) -> _Note | None:
+    """What was noted in a file; `None` if there is none, or it is damaged."""
+    try:
+        return read(path)
+    except OSError:
+        return None
+    except Exception as error:
+        warn(f"{path} is damaged and was removed: {error}")
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _read_verdict(path: pathlib.Path) -> StageVerdict:
+    fields = _unsealed(path)
+    return StageVerdict(
+        cause=str(fields["cause"]),
+        entries=_numbers(fields["entries"]),
+        history=[_numbers(logs) for logs in fields["history"]],
+        trial=str(fields["trial"]),
+    )
 
 
 def _numbers(logs: Mapping[str, Any]) -> Logs:
