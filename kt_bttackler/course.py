@@ -22,6 +22,12 @@ NEGLIGIBLE_LOSS = 1e-12
 IMPROVEMENT = 0.05
 LEARNED_FROM_FIRST = 0.1
 LEARNED_FROM_TRIVIAL = 0.05
+# A fall over two epochs that cannot be chance, as a share of the loss, and one that
+# need not be when the second epoch brings more than the first.
+TELLING_FALL = 0.01
+GROWING_FALL = 0.002
+# A fall keeps its pace while it is at least this share of the one before.
+STEADY = 2 / 3
 # What `improving`, `stalled` and `has_learned` read.
 PROGRESS_NEEDS = frozenset(
     {
@@ -138,7 +144,8 @@ def learned(trace: Trace, guard: float) -> bool:
     """Whether a training is spared for its progress, or because that is unknown.
 
     It is when its loss has fallen by the share `guard`, or is on the way to do so by
-    the end of the plan; and in the first 5 % of a plan, which is for slow starters.
+    the end of the plan; while it is taking off; and in the first 5 % of a plan, which
+    is for slow starters.
 
     Args:
         trace: all that is known of it.
@@ -148,7 +155,45 @@ def learned(trace: Trace, guard: float) -> bool:
         return False
     planned = trace.max_epochs
     share = 1.0 if planned is None else min(1.0, trace.epoch / planned)
-    return hasty(trace) or not progress(trace) < guard * share
+    if hasty(trace) or taking_off(trace):
+        return True
+    return not progress(trace) < guard * share
+
+
+def taking_off(trace: Trace) -> bool:
+    """Whether the training loss fell in both of the last two epochs, and tellingly.
+
+    It did when both falls together are 1 % of the loss scale; or 0.2 %, and the second
+    is the larger, as in a slow start that gathers speed.
+    """
+    values = losses(trace)[-3:]
+    if len(values) < 3 or not np.isfinite(values).all():
+        return False
+    first, second = (float(fall) for fall in -np.diff(values))
+    if not min(first, second) > 0:
+        return False
+    telling = GROWING_FALL if second > first else TELLING_FALL
+    return first + second >= telling * loss_scale(values)
+
+
+def keeping_pace(trace: Trace) -> bool:
+    """Whether the training loss falls epoch by epoch, and does not slow down.
+
+    It fell in each of the last epochs (5 % of the plan, at least six), in their newer
+    half by at least two thirds of what it did in the older one; and at the newer pace
+    it will fall by another 1 % of the loss scale within the plan. A plateau that ends
+    looks like this; a net that settles on the best constant prediction slows down.
+    """
+    planned = trace.max_epochs
+    half = (max(6, settling_epochs(planned)) + 1) // 2
+    values = losses(trace)[1:][-2 * half - 1 :]
+    if planned is None or len(values) < 2 * half + 1 or not np.isfinite(values).all():
+        return False
+    older, newer = values[0] - values[half], values[half] - values[-1]
+    if not np.all(np.diff(values) < 0) or newer < STEADY * older:
+        return False
+    ahead = newer / half * (planned - trace.epoch)
+    return bool(ahead >= TELLING_FALL * loss_scale(values))
 
 
 def hasty(trace: Trace) -> bool:
@@ -218,10 +263,13 @@ def stalled(trace: Trace, window: int | None = None) -> bool:
     """The progress gate: whether two successive epochs found no improvement.
 
     Both must lie behind the first 5 % of the plan and behind the warm-up of the
-    learning rate, and no rise of it may lie ahead. `window` is that of `improving`.
+    learning rate, no rise of it may lie ahead, and the loss must not be taking off.
+    `window` is that of `improving`.
     """
     settled = max(settling_epochs(trace.max_epochs), warmup_epochs(trace))
     if len(trace) < 2 or trace.epoch - 1 <= settled or rise_ahead(trace):
+        return False
+    if taking_off(trace):
         return False
     earlier = trace.prefix(len(trace) - 1)
     return not improving(trace, window) and not improving(earlier, window)

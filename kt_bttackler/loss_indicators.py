@@ -11,6 +11,7 @@ import numpy as np
 from kt_bttackler.course import (
     NEGLIGIBLE_LOSS,
     hasty,
+    keeping_pace,
     loss_scale,
     losses,
     rate_rose,
@@ -18,6 +19,7 @@ from kt_bttackler.course import (
     settling_epochs,
     stalled,
     surely_trivial_loss,
+    taking_off,
     warmup_epochs,
     window_epochs,
 )
@@ -35,7 +37,9 @@ class PassiveLossChanges(QualityIndicator):
     Measures the mean |change| of the training loss from epoch to epoch, from the
     first batch on, per D, the largest |loss| so far. Needs two changes, and 5 % of the
     plan to lie behind: long plans are for slow starters. Not while the learning rate
-    warms up or is still scheduled to rise.
+    warms up or is still scheduled to rise; nor while the loss starts to fall
+    (`course.taking_off`), goes on falling steadily (`course.keeping_pace`), or the
+    validation loss, which is ahead of it, has just fallen by the threshold.
 
     With `gap="median"` an explosion no longer hides a flat curve: the median |change|
     per |l0|, over steps of 5 % of the plan (at least an epoch), so that long trainings
@@ -52,7 +56,8 @@ class PassiveLossChanges(QualityIndicator):
         threshold: share of D, 1e-3; of |l0| with `gap="median"`.
         gap: "mean" or "median".
         progress_guard: with `gap="median"`, share of |l0|; a net whose losses lie this
-            far below l0 is not stopped. `inf` switches the guard off.
+            far below l0 is not stopped. `inf` switches off this guard and those of a
+            falling loss.
 
     Example:
         >>> from kt_bttackler.trace import Header, Record, Trace
@@ -72,6 +77,7 @@ class PassiveLossChanges(QualityIndicator):
     needs = frozenset(
         {
             "loss",
+            "val_loss",
             "first_batch_loss",
             "learning_rate",
             "regularization",
@@ -103,7 +109,7 @@ class PassiveLossChanges(QualityIndicator):
         """In the early stage, unless the learning rate is still to rise."""
         if not super().applies(trace) or hasty(trace) or rise_ahead(trace):
             return False
-        return self.gap == "mean" or not self._spared(trace)
+        return not self._spared(trace)
 
     def measure(self, trace: Trace) -> float:
         """Mean |change| per D, or median per |l0|; `nan` before two changes."""
@@ -146,6 +152,10 @@ class PassiveLossChanges(QualityIndicator):
     def _spared(self, trace: Trace) -> bool:
         if self.progress_guard == math.inf:
             return False
+        if taking_off(trace) or keeping_pace(trace):
+            return True
+        if self.gap == "mean":
+            return self._validation_falls(trace)
         values = self._values(trace)
         if len(values) < 2 or not stalled(trace):
             return True
@@ -153,6 +163,15 @@ class PassiveLossChanges(QualityIndicator):
             return True
         fall = float(values[0] - np.median(values[1:]))
         return not fall < self.progress_guard * abs(float(values[0]))
+
+    def _validation_falls(self, trace: Trace) -> bool:
+        # It is ahead of the training loss, which is the mean over an epoch.
+        checks = trace.scalar("val_loss")[-2:]
+        if len(checks) < 2:
+            return False
+        checks = checks - np.nan_to_num(trace.scalar("regularization")[-2:])
+        fall = float(checks[0] - checks[1])
+        return fall >= self.threshold * loss_scale(self._values(trace))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from kt_bttackler.course import (
     NEGLIGIBLE_LOSS,
+    keeping_pace,
     last_known,
     losses,
     rate_rose,
@@ -107,9 +108,10 @@ def worst_bearable(
     Args:
         trace: all that is known of the training.
         worse: the multiple in the first half of the plan, were the loss exact.
-        no_better: the same in the second half.
+        no_better: the same in the second half, unless the training loss keeps its pace.
     """
-    limit = no_better if trace.epoch > (trace.max_epochs or 0) // 2 else worse
+    late = trace.epoch > (trace.max_epochs or 0) // 2
+    limit = no_better if late and not keeping_pace(trace) else worse
     error = last_known(trace.scalar("label/trivial_error"))
     return limit + _ERRORS * error / trivial_loss(trace) if error > 0 else limit
 

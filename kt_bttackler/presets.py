@@ -61,7 +61,7 @@ def preset(name: str) -> tuple[tuple[QualityIndicator, ...], Rule]:
             AbnormalGradientValues(),
             ExponentiallyAmplifiedGradients(patience=1, progress_guard=guard),
             ExponentiallyReducedGradients(patience=1, progress_guard=guard),
-            PassiveLossChanges(),
+            PassiveLossChanges(progress_guard=guard),
             LowActivationRatio(patience=1, progress_guard=guard),
             UnexpectedLossChanges(progress_guard=guard),
             NoMoreGain(require_objective=False),

@@ -85,6 +85,35 @@ def has_learned(trace):
     return first[0] - min(recent) >= 0.1 * abs(first[0])
 
 
+def taking_off(trace):
+    """Two falls in a row, 1 % of the loss, or 0.2 % with the second the larger."""
+    last = net_losses(trace)[-3:]
+    if len(last) < 3 or not finite(last):
+        return False
+    a, b, c = last
+    if a <= b or b <= c:
+        return False
+    share = ((a - b) + (b - c)) / max(abs(x) for x in last)
+    return share >= 0.01 or (b - c > a - b and share >= 0.002)
+
+
+def keeping_pace(trace):
+    """A fall in every epoch of the last 5 % of the plan that goes on as it began."""
+    if trace.max_epochs is None:
+        return False
+    half = math.ceil(max(6, settling(trace)) / 2)
+    last = net_losses(trace)[1:][-(2 * half + 1) :]
+    if len(last) <= 2 * half or not finite(last):
+        return False
+    if any(b >= a for a, b in itertools.pairwise(last)):
+        return False
+    older, newer = last[0] - last[half], last[half] - last[2 * half]
+    if newer < 2 / 3 * older:
+        return False
+    to_come = newer / half * (trace.max_epochs - trace.epoch)
+    return to_come >= 0.01 * max(abs(x) for x in last)
+
+
 def judged(trace):
     """The losses by which the outlook is judged, one per epoch."""
     steps = sum(known(curve(trace, "steps")))
@@ -102,7 +131,8 @@ def judged(trace):
 
 def bound(trace):
     """Multiple of the loss of a constant that a training must get below."""
-    limit = 0.99 if trace.epoch > (trace.max_epochs or 0) // 2 else 1.05
+    late = trace.epoch > (trace.max_epochs or 0) // 2
+    limit = 0.99 if late and not keeping_pace(trace) else 1.05
     error = newest(trace, "label/trivial_error")
     constant = newest(trace, "label/trivial_loss")
     return limit + 5 * error / constant if error > 0 else limit

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import math
 import random
@@ -10,6 +11,7 @@ import specimens
 
 from kt_bttackler import calibration, measures, replay, spared
 from kt_bttackler.diagnosis import Diagnosis, Verdict, standing
+from kt_bttackler.loss_indicators import PassiveLossChanges
 from kt_bttackler.median_stopping import MedianStoppingRule
 from kt_bttackler.rules import AnyFinding, AnyOf
 from kt_bttackler.trace import Record, Trace
@@ -18,6 +20,10 @@ TASKS = [
     replay.Recording(recordings.search(60, seed=seed), f"task {seed}")
     for seed in (1, 2, 3)
 ]
+
+
+# PLC that spares no falling loss, so that it can be too bold.
+unguarded = functools.partial(PassiveLossChanges, progress_guard=math.inf)
 
 
 def slow(trace, factor):
@@ -94,7 +100,7 @@ def test_what_one_task_allows_is_not_taken_to_another():
     crawl = replay.Recording(
         [slow(trace, 0.02) for trace in recordings.search(60, seed=2)], "crawling"
     )
-    bold = Diagnosis(["PLC"]).replace("PLC", threshold=1e-7)
+    bold = Diagnosis([unguarded(threshold=1e-7)])
     alone = calibration.calibrate([quick], max_regret=0.9, diagnosis=bold)
     both = calibration.calibrate([quick, crawl], max_regret=0.9, diagnosis=bold)
     nearest = min(measures_of_good(task) for task in (quick, crawl))
@@ -230,11 +236,8 @@ def costly_search(number, share):
         recordings.replaced(trace, trial_id=f"{number}-{k}")
         for k, trace in enumerate(recordings.search(80, seed=number, bad=0.4))
     ]
-    diagnosis = Diagnosis(
-        Diagnosis(["AGV", "PLC"]).replace("PLC", threshold=BOLD).indicators,
-        AnyFinding(),
-        amnesty=share,
-    )
+    indicators = [*Diagnosis(["AGV"]).indicators, unguarded(threshold=BOLD)]
+    diagnosis = Diagnosis(indicators, AnyFinding(), amnesty=share)
     return pool, diagnosis
 
 
@@ -314,7 +317,7 @@ def test_an_indicator_without_a_threshold_is_left_out():
         recordings.training("learning", dice, trial_id=str(k), started=float(k))
         for k in range(60)
     ]
-    diagnosis = Diagnosis([Moody(threshold=0.2)], amnesty=0.5)
+    diagnosis = Diagnosis([Moody(threshold=0.2, progress_guard=math.inf)], amnesty=0.5)
     adapted = spared.adapt(searched(pool, diagnosis), diagnosis)
     assert adapted.loosened == {"MOODY": (0.2, math.inf)}
     assert adapted.diagnosis.indicators == ()

@@ -22,7 +22,13 @@ from specimens_extended import (
 )
 
 from kt_bttackler.catalog import FURTHER, SEVEN, known_indicators
-from kt_bttackler.course import has_learned, improving, stalled
+from kt_bttackler.course import (
+    has_learned,
+    improving,
+    keeping_pace,
+    stalled,
+    taking_off,
+)
 from kt_bttackler.diagnosis import Diagnosis, Verdict
 from kt_bttackler.indicators import Finding
 from kt_bttackler.loss_indicators import PassiveLossChanges
@@ -106,6 +112,8 @@ def test_the_gate_is_that_of_the_reference(name):
         assert improving(prefix) == reference.improving(prefix), prefix.epoch
         assert improving(prefix, 2) == reference.improving(prefix, 2), prefix.epoch
         assert has_learned(prefix) == reference.has_learned(prefix), prefix.epoch
+        assert taking_off(prefix) == reference.taking_off(prefix), prefix.epoch
+        assert keeping_pace(prefix) == reference.keeping_pace(prefix), prefix.epoch
         assert hopeless(prefix) == reference.hopeless(prefix), prefix.epoch
 
 
@@ -274,7 +282,27 @@ def test_swings_are_none_but_coming_down_is():
     swings = trace([2.0 + 0.2 * (-1) ** n for n in range(19)], first=2.0)
     assert stalled(swings)
     down = trace([50.0, 40.0, 30.0, 20.0, 15.0, 10.0, 8.0], first=2.3)
-    assert [p.epoch for p in down.prefixes() if stalled(p)] == [3]
+    assert [p.epoch for p in down.prefixes() if stalled(p)] == []
+
+
+def test_a_start_that_gathers_speed_is_taking_off():
+    slow = trace([2.299, 2.297, 2.293, 2.293, 2.28], first=2.3)
+    # From 2.3 on by 0.001, 0.002, 0.004, 0 and 0.013.
+    assert [p.epoch for p in slow.prefixes() if taking_off(p)] == [3]
+    steady = trace([2.28, 2.265, 2.26, 2.259], first=2.3)
+    assert [p.epoch for p in steady.prefixes() if taking_off(p)] == [2]
+
+
+def test_a_plateau_keeps_its_pace_and_what_settles_does_not():
+    plateau = trace([0.693 - 0.0005 * n for n in range(19)], first=0.7)
+    # Six falls must be known, and enough epochs left for 1 % more.
+    assert [p.epoch for p in plateau.prefixes() if keeping_pace(p)] == []
+    longer = trace([0.693 - 0.0005 * n for n in range(39)], first=0.7, max_epochs=40)
+    assert [p.epoch for p in longer.prefixes() if keeping_pace(p)] == [
+        *range(7, 27),
+    ]
+    settling = trace([0.693 + 0.1 * 0.8**n for n in range(39)], max_epochs=40)
+    assert not any(keeping_pace(p) for p in settling.prefixes())
 
 
 def test_a_loss_of_zero_has_nothing_left_to_improve():

@@ -157,7 +157,11 @@ def test_a_shrinking_penalty_does_not_hide_a_passive_loss():
     sick = trace(losses, first=2.3 + 12.5)
     records = []
     for n, record in enumerate(sick.records):
-        extra = {"regularization": 10 * 0.8**n, "first_regularization": 12.5}
+        extra = {
+            "val_loss": record.scalars["loss"],
+            "regularization": 10 * 0.8**n,
+            "first_regularization": 12.5,
+        }
         records.append(dataclasses.replace(record, scalars=record.scalars | extra))
     assert first_epoch(PLC, sick) is None
     assert first_epoch(PLC, Trace(sick.header, records)) == 2
@@ -336,7 +340,31 @@ def test_plc_forgets_what_was_flat_while_the_rate_warmed_up():
 
 def test_coming_down_from_an_explosion_is_no_progress():
     exploded = trace([500.0, 2.31, 2.3, 2.3, 2.3], first=2.4, inactive=1.0)
-    assert first_epoch(Diagnosis()["LAR"], exploded) == 3
+    # Spared while it lasts, no longer.
+    assert first_epoch(Diagnosis()["LAR"], exploded) == 5
+
+
+def test_plc_spares_a_plateau_that_falls_steadily():
+    plateau = [0.694 - 0.0005 * n for n in range(59)]
+    slow = trace(plateau, first=0.694, planned=60)
+    # A steady fall is known from its sixth epoch on.
+    assert [n for n in range(3, 31) if PLC(slow.prefix(n))] == [3, 4, 5, 6]
+    noisy = [loss + 0.0003 * (-1) ** n for n, loss in enumerate(plateau)]
+    assert PLC(trace(noisy, first=0.694, planned=60).prefix(11))
+
+
+def test_plc_asks_the_validation_which_is_ahead_of_the_training_loss():
+    slow = trace([2.3026, 2.3012, 2.3011], first=2.3026)
+    assert first_epoch(PLC, with_validation(slow, [2.3029, 2.3029, 2.3029])) == 2
+    assert first_epoch(PLC, with_validation(slow, [2.3029, 2.2976, 2.2976])) == 3
+
+
+def with_validation(trained, checks):
+    records = [
+        dataclasses.replace(record, scalars={**record.scalars, "val_loss": check})
+        for record, check in zip(trained.records, checks, strict=True)
+    ]
+    return Trace(trained.header, records)
 
 
 def test_a_penalty_of_unknown_beginning_leaves_the_first_batch_out():
