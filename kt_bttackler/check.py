@@ -59,8 +59,7 @@ def run(options: argparse.Namespace) -> int:
         UsageError: the script cannot be run, or has nothing to search.
     """
     check_target(options.json)
-    if not options.script.is_file():
-        raise UsageError(f"{options.script} is not a file.")
+    user_script.check_script(options.script)
     print("Loading TensorFlow ...", flush=True)
     with quiet_loading():  # here and not above, so that mistakes are told at once
         from kt_bttackler import rehearsal

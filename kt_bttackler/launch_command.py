@@ -60,8 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Launches the search; returns the exit code."""
-    if not options.script.is_file():
-        raise UsageError(f"SCRIPT must be a file, got {options.script}.")
+    user_script.check_script(options.script)
     script = options.script.resolve()
     try:
         launch(

@@ -45,8 +45,7 @@ def run(options: argparse.Namespace) -> int:
     folder = options.directory.resolve()
     if not (folder / f"trial_{options.trial}").is_dir():
         raise UsageError(f"{options.directory} has no folder trial_{options.trial}.")
-    if not options.script.is_file():
-        raise UsageError(f"{options.script} is not a file.")
+    user_script.check_script(options.script)
     print("Loading TensorFlow ...", flush=True)
     with quiet_loading():  # here and not above, so that mistakes are told at once
         from kt_bttackler import appeal

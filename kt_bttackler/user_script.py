@@ -68,6 +68,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_script(path: pathlib.Path) -> None:
+    """Refuses what is no file; for commands that load TensorFlow before they run it.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if not path.is_file():
+        raise UsageError(f"SCRIPT must be a file, got {path}.")
+
+
 def search_of(
     path: str | os.PathLike[str],
     directory: str | os.PathLike[str],
@@ -86,8 +96,7 @@ def search_of(
         UsageError: the script cannot be run, or has nothing to search.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file.")
+    check_script(path)
     reached = run_to_search(path, directory, project_name, arguments)
     return reached if isinstance(reached, Search) else _defined(path, reached)
 

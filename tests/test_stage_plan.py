@@ -203,7 +203,7 @@ def test_the_command_plans_a_script(tmp_path: Any, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        (None, "`script` must be a file, got"),
+        (None, "SCRIPT must be a file, got"),
         ("print(1)", "ended without the search of a StageTuner"),
         (
             SCRIPT.replace(", epochs=4", ""),

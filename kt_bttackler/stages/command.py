@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the script up to its search, and prints the plan of it."""
     script = pathlib.Path(options.script)
-    if not script.is_file():
-        raise UsageError(f"`script` must be a file, got {str(script)!r}.")
+    user_script.check_script(script)
     with quiet_loading():
         from kt_bttackler.stages import planning, tuner
     with tempfile.TemporaryDirectory() as folder:
