@@ -126,6 +126,25 @@ def lose_a_worker_and_the_chief(folder: str) -> dict[str, Any]:
     return scenarios.facts(folder) | found | {"lost": lost, "gpus": gpus}
 
 
+def lose_the_last_worker(folder: str) -> dict[str, Any]:
+    """A worker is lost when the other one has done all that there was to do."""
+
+    def unevenly() -> None:
+        name = os.environ["KERASTUNER_TUNER_ID"]
+        if name == "worker0":
+            scenarios.wait_for(lambda: begun(folder, "worker1"), 200)
+        search(folder, 2, 5.0 if name == "worker1" else 0.0)
+
+    def kill() -> str:
+        scenarios.wait_for(lambda: len(scenarios.settled(folder)) == 1, 200)
+        kill_in_a_trial(folder, "worker1")
+        return kill_in_a_trial(folder, "worker1", begun(folder, "worker1"))
+
+    with meanwhile(kill) as lost:
+        found = launched(folder, unevenly, workers=2, max_restarts=1)
+    return scenarios.facts(folder) | found | {"lost": lost}
+
+
 def fail(folder: str) -> dict[str, Any]:
     """Functions that raise, or do not search."""
 
@@ -144,7 +163,12 @@ def fail(folder: str) -> dict[str, Any]:
     }
 
 
-SCENARIOS = (kill_a_worker, lose_a_worker_and_the_chief, fail)
+SCENARIOS = (
+    kill_a_worker,
+    lose_a_worker_and_the_chief,
+    lose_the_last_worker,
+    fail,
+)
 
 if __name__ == "__main__":
     import ray

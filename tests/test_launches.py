@@ -105,6 +105,19 @@ def test_the_trial_of_a_lost_worker_is_taken_up_and_the_chief_comes_back(
     assert any("the workers see no GPU" in line for line in found["told"])
 
 
+def test_for_the_trial_of_the_last_worker_another_one_begins_again(
+    tmp_path: Any,
+) -> None:
+    found = run("lose_the_last_worker", tmp_path)
+    assert_each_ended_once(found, 2)
+    ends = {n: (e["outcome"], e["restarts"]) for n, e in found["workers"].items()}
+    assert ends == {"worker0": ("finished", 1), "worker1": ("lost", 1)}
+    (lost,) = found["lost"]
+    runners = [who for who, trial in found["runs"] if trial == lost]
+    assert runners == ["worker1", "worker1", "worker0"]
+    assert "worker0: started again for a trial that waits" in found["told"]
+
+
 def test_what_the_function_raises_is_told_once(tmp_path: Any) -> None:
     found = run("fail", tmp_path)
     assert found["everywhere"]["error"].startswith("RuntimeError: `search_fn` failed: ")
