@@ -26,6 +26,8 @@ from kt_bttackler.course import (
 from kt_bttackler.indicators import QualityIndicator
 from kt_bttackler.trace import Trace
 
+# A validation loss that falls by this share of D within an epoch is not passive.
+_MOVING = 1e-3
 # A loss above this multiple of that of a constant is no better than it.
 _NO_BETTER = 0.99
 
@@ -39,7 +41,7 @@ class PassiveLossChanges(QualityIndicator):
     plan to lie behind: long plans are for slow starters. Not while the learning rate
     warms up or is still scheduled to rise; nor while the loss starts to fall
     (`course.taking_off`), goes on falling steadily (`course.keeping_pace`), or the
-    validation loss, which is ahead of it, has just fallen by the threshold.
+    validation loss, which is ahead of it, has just fallen by 1e-3 D.
 
     With `gap="median"` an explosion no longer hides a flat curve: the median |change|
     per |l0|, over steps of 5 % of the plan (at least an epoch), so that long trainings
@@ -171,7 +173,7 @@ class PassiveLossChanges(QualityIndicator):
             return False
         checks = checks - np.nan_to_num(trace.scalar("regularization")[-2:])
         fall = float(checks[0] - checks[1])
-        return fall >= self.threshold * loss_scale(self._values(trace))
+        return fall >= _MOVING * loss_scale(self._values(trace))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

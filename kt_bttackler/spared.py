@@ -141,7 +141,8 @@ def adapt(
         ...         for n in range(1, 11)
         ...     ]
         ...     return Trace(Header(name, max_epochs=10), records, "finished")
-        >>> bold = Diagnosis(["PLC"], amnesty=0.5).replace("PLC", threshold=0.2)
+        >>> bold = Diagnosis(["PLC"], amnesty=0.5)
+        >>> bold = bold.replace("PLC", threshold=0.2, progress_guard=math.inf)
         >>> found = adapt([curve(str(k)) for k in range(10)], bold)
         >>> found.estimate.regret, round(found.diagnosis["PLC"].threshold, 4)
         (1.0, 0.0139)

@@ -234,7 +234,8 @@ def sweep(
         ...         for n, loss in enumerate(losses, 1)
         ...     ], "finished")
         >>> recording = Recording([curve("a", 0.8), curve("b", 0.9999)])
-        >>> swept = sweep(recording, PassiveLossChanges(), [1e-5, 1e-3, 1.0])
+        >>> unguarded = PassiveLossChanges(progress_guard=math.inf)
+        >>> swept = sweep(recording, unguarded, [1e-5, 1e-3, 1.0])
         >>> swept.claimed.tolist(), swept.killed.tolist()
         ([0, 1, 2], [0.0, 0.0, 1.0])
     """

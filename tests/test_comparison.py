@@ -180,7 +180,8 @@ def test_calibrate_writes_a_diagnosis_and_says_what_it_proves(stores, capsys, tm
 
 def test_calibrate_adapts_to_a_search_that_spared_trials(stores, capsys, tmp_path):
     ran, target = tmp_path / "ran.json", tmp_path / "adapted.json"
-    bold = Diagnosis(["AGV", "PLC"], amnesty=0.5).replace("PLC", threshold=0.2)
+    bold = Diagnosis(["AGV", "PLC"], amnesty=0.5)
+    bold = bold.replace("PLC", threshold=0.2, progress_guard=math.inf)
     ran.write_text(bold.to_json())
     arguments = ["calibrate", "--adapt", "--diagnosis", str(ran)]
     arguments += ["--output", str(target), str(stores / "one")]

@@ -6,6 +6,7 @@ import csv
 import html.parser
 import io
 import json
+import math
 import pathlib
 import re
 import subprocess
@@ -336,7 +337,11 @@ def test_a_summary_prints_in_a_terminal_and_shows_itself_in_a_notebook(
 
 
 def test_what_judged_a_trial_decides_which_indicators_are_shown(project):
-    judge = Diagnosis().without("LAR", "NMG").replace("PLC", threshold=0.5)
+    judge = (
+        Diagnosis()
+        .without("LAR", "NMG")
+        .replace("PLC", threshold=0.5, progress_guard=math.inf)
+    )
     for trial in project.glob("trial_*"):
         (trial / "diagnosis-0.json").write_text(judge.to_json())
     pictures = page_of(project).pictures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import Any
 
@@ -15,7 +16,9 @@ from kt_bttackler.trace import Header, Record, Trace, read_trace
 
 EPOCHS = 6
 # Fires at the second epoch of whatever does not change its loss tenfold.
-HASTY = ktb.Diagnosis((ktb.PassiveLossChanges(threshold=10.0),))
+HASTY = ktb.Diagnosis(
+    (ktb.PassiveLossChanges(threshold=10.0, progress_guard=math.inf),)
+)
 
 
 def tuner(folder: Any, cls: Any = ktb.RandomSearch, **kwargs: Any) -> Any:
