@@ -22,10 +22,10 @@ NEGLIGIBLE_LOSS = 1e-12
 IMPROVEMENT = 0.05
 LEARNED_FROM_FIRST = 0.1
 LEARNED_FROM_TRIVIAL = 0.05
-# A fall over two epochs that cannot be chance, as a share of the loss, and one that
-# need not be when the second epoch brings more than the first.
+# A fall over two epochs that cannot be chance, as a share of the loss scale, and one
+# that need not be when the second epoch brings more than the first.
 TELLING_FALL = 0.01
-GROWING_FALL = 0.002
+TAKE_OFF = 0.002
 # A fall keeps its pace while it is at least this share of the one before.
 STEADY = 2 / 3
 # What `improving`, `stalled` and `has_learned` read.
@@ -144,8 +144,8 @@ def learned(trace: Trace, guard: float) -> bool:
     """Whether a training is spared for its progress, or because that is unknown.
 
     It is when its loss has fallen by the share `guard`, or is on the way to do so by
-    the end of the plan; while it is taking off; and in the first 5 % of a plan, which
-    is for slow starters.
+    the end of the plan; while it is `falling` or `taking_off`; and in the first 5 % of
+    a plan, which is for slow starters.
 
     Args:
         trace: all that is known of it.
@@ -155,25 +155,41 @@ def learned(trace: Trace, guard: float) -> bool:
         return False
     planned = trace.max_epochs
     share = 1.0 if planned is None else min(1.0, trace.epoch / planned)
-    if hasty(trace) or taking_off(trace):
+    if hasty(trace) or falling(trace) or taking_off(trace):
         return True
     return not progress(trace) < guard * share
 
 
 def taking_off(trace: Trace) -> bool:
-    """Whether the training loss fell in both of the last two epochs, and tellingly.
+    """Whether a slow start gathers speed.
 
-    It did when both falls together are 1 % of the loss scale; or 0.2 %, and the second
-    is the larger, as in a slow start that gathers speed.
+    The training loss fell in both of the last two epochs, by more in the second, and
+    by 0.2 % of the loss scale in all. A learning rate that is too small does not.
     """
+    first, second = _last_falls(trace)
+    return second > first > 0 and first + second >= TAKE_OFF
+
+
+def falling(trace: Trace) -> bool:
+    """Whether the training loss fell in both of the last two epochs, by 1 % in all.
+
+    That is of the loss scale, and too much for chance. So it comes down from an
+    explosion, and so it falls where a learning rate is too small.
+    """
+    falls = _last_falls(trace)
+    return min(falls) > 0 and sum(falls) >= TELLING_FALL
+
+
+def _last_falls(trace: Trace) -> tuple[float, float]:
+    """Falls of the loss in the last two epochs, per loss scale; 0 where unknown."""
     values = losses(trace)[-3:]
     if len(values) < 3 or not np.isfinite(values).all():
-        return False
-    first, second = (float(fall) for fall in -np.diff(values))
-    if not min(first, second) > 0:
-        return False
-    telling = GROWING_FALL if second > first else TELLING_FALL
-    return first + second >= telling * loss_scale(values)
+        return 0.0, 0.0
+    scale = loss_scale(values)
+    if scale < NEGLIGIBLE_LOSS:
+        return 0.0, 0.0
+    first, second = (float(fall) / scale for fall in -np.diff(values))
+    return first, second
 
 
 def keeping_pace(trace: Trace) -> bool:
@@ -185,7 +201,8 @@ def keeping_pace(trace: Trace) -> bool:
     looks like this; a net that settles on the best constant prediction slows down.
     """
     planned = trace.max_epochs
-    half = (max(6, settling_epochs(planned)) + 1) // 2
+    # No more epochs than have passed when PLC begins to judge.
+    half = max(6, settling_epochs(planned)) // 2
     values = losses(trace)[1:][-2 * half - 1 :]
     if planned is None or len(values) < 2 * half + 1 or not np.isfinite(values).all():
         return False

@@ -10,6 +10,7 @@ import numpy as np
 
 from kt_bttackler.course import (
     NEGLIGIBLE_LOSS,
+    falling,
     hasty,
     keeping_pace,
     loss_scale,
@@ -39,9 +40,10 @@ class PassiveLossChanges(QualityIndicator):
     Measures the mean |change| of the training loss from epoch to epoch, from the
     first batch on, per D, the largest |loss| so far. Needs two changes, and 5 % of the
     plan to lie behind: long plans are for slow starters. Not while the learning rate
-    warms up or is still scheduled to rise; nor while the loss starts to fall
-    (`course.taking_off`), goes on falling steadily (`course.keeping_pace`), or the
-    validation loss, which is ahead of it, has just fallen by 1e-3 D.
+    warms up or is still scheduled to rise; nor while the loss falls
+    (`course.falling`), is about to (`course.taking_off`), or does so steadily
+    (`course.keeping_pace`); nor where the validation loss, which is ahead of it, has
+    just fallen by 1e-3 D.
 
     With `gap="median"` an explosion no longer hides a flat curve: the median |change|
     per |l0|, over steps of 5 % of the plan (at least an epoch), so that long trainings
@@ -154,7 +156,7 @@ class PassiveLossChanges(QualityIndicator):
     def _spared(self, trace: Trace) -> bool:
         if self.progress_guard == math.inf:
             return False
-        if taking_off(trace) or keeping_pace(trace):
+        if falling(trace) or taking_off(trace) or keeping_pace(trace):
             return True
         if self.gap == "mean":
             return self._validation_falls(trace)

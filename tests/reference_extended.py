@@ -85,23 +85,31 @@ def has_learned(trace):
     return first[0] - min(recent) >= 0.1 * abs(first[0])
 
 
-def taking_off(trace):
-    """Two falls in a row, 1 % of the loss, or 0.2 % with the second the larger."""
+def two_falls(trace):
+    """Both of the last two changes of the loss as falls, per the largest |loss|."""
     last = net_losses(trace)[-3:]
     if len(last) < 3 or not finite(last):
-        return False
+        return 0.0, 0.0
     a, b, c = last
-    if a <= b or b <= c:
-        return False
-    share = ((a - b) + (b - c)) / max(abs(x) for x in last)
-    return share >= 0.01 or (b - c > a - b and share >= 0.002)
+    scale = max(abs(a), abs(b), abs(c))
+    return ((a - b) / scale, (b - c) / scale) if scale >= 1e-12 else (0.0, 0.0)
+
+
+def taking_off(trace):
+    first, second = two_falls(trace)
+    return 0 < first < second and first + second >= 0.002
+
+
+def falling(trace):
+    first, second = two_falls(trace)
+    return first > 0 and second > 0 and first + second >= 0.01
 
 
 def keeping_pace(trace):
     """A fall in every epoch of the last 5 % of the plan that goes on as it began."""
     if trace.max_epochs is None:
         return False
-    half = math.ceil(max(6, settling(trace)) / 2)
+    half = max(3, settling(trace) // 2)
     last = net_losses(trace)[1:][-(2 * half + 1) :]
     if len(last) <= 2 * half or not finite(last):
         return False

@@ -23,6 +23,7 @@ from specimens_extended import (
 
 from kt_bttackler.catalog import FURTHER, SEVEN, known_indicators
 from kt_bttackler.course import (
+    falling,
     has_learned,
     improving,
     keeping_pace,
@@ -112,6 +113,7 @@ def test_the_gate_is_that_of_the_reference(name):
         assert improving(prefix) == reference.improving(prefix), prefix.epoch
         assert improving(prefix, 2) == reference.improving(prefix, 2), prefix.epoch
         assert has_learned(prefix) == reference.has_learned(prefix), prefix.epoch
+        assert falling(prefix) == reference.falling(prefix), prefix.epoch
         assert taking_off(prefix) == reference.taking_off(prefix), prefix.epoch
         assert keeping_pace(prefix) == reference.keeping_pace(prefix), prefix.epoch
         assert hopeless(prefix) == reference.hopeless(prefix), prefix.epoch
@@ -282,7 +284,7 @@ def test_swings_are_none_but_coming_down_is():
     swings = trace([2.0 + 0.2 * (-1) ** n for n in range(19)], first=2.0)
     assert stalled(swings)
     down = trace([50.0, 40.0, 30.0, 20.0, 15.0, 10.0, 8.0], first=2.3)
-    assert [p.epoch for p in down.prefixes() if stalled(p)] == []
+    assert [p.epoch for p in down.prefixes() if stalled(p)] == [3]
 
 
 def test_a_start_that_gathers_speed_is_taking_off():
@@ -290,7 +292,8 @@ def test_a_start_that_gathers_speed_is_taking_off():
     # From 2.3 on by 0.001, 0.002, 0.004, 0 and 0.013.
     assert [p.epoch for p in slow.prefixes() if taking_off(p)] == [3]
     steady = trace([2.28, 2.265, 2.26, 2.259], first=2.3)
-    assert [p.epoch for p in steady.prefixes() if taking_off(p)] == [2]
+    assert not any(taking_off(p) for p in steady.prefixes())
+    assert [p.epoch for p in steady.prefixes() if falling(p)] == [2]
 
 
 def test_a_plateau_keeps_its_pace_and_what_settles_does_not():
