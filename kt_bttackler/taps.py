@@ -216,7 +216,8 @@ def untouched_state(model: keras.Model) -> Iterator[None]:
     for _, layer in named_layers(model):
         for value in vars(layer).values():
             for each in value if isinstance(value, list | tuple) else [value]:
-                is_variable = isinstance(each, keras.Variable | tf.Variable)
+                # No matter of the class: in older Keras it is not `keras.Variable`.
+                is_variable = hasattr(each, "assign") and hasattr(each, "shape")
                 if is_variable and id(each) not in trained:
                     state[id(each)] = each
     # Reading does not copy: TensorFlow copies a value when it is about to change.

@@ -40,7 +40,8 @@ def constant_ratio(output: np.ndarray, *, bounded: bool) -> float:
     units = _by_unit(output)
     if len(units) < 2:
         return math.nan
-    low, high = units.min(axis=0), units.max(axis=0)
+    low = units.min(axis=0).astype(np.float64)
+    high = units.max(axis=0).astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         tolerance = (
             SATURATED_RANGE

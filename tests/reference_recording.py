@@ -34,10 +34,9 @@ def by_unit(array):
 def constant_ratio(output, bounded):
     constant = []
     for unit in by_unit(output):
-        size = max(abs(min(unit)), abs(max(unit)))
-        constant.append(
-            max(unit) - min(unit) <= (1e-3 if bounded else 1e-6 * (1 + size))
-        )
+        low, high = float(min(unit)), float(max(unit))
+        tolerance = 1e-3 if bounded else 1e-6 * (1 + max(abs(low), abs(high)))
+        constant.append(high - low <= tolerance)
     return sum(constant) / len(constant)
 
 
