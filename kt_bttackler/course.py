@@ -182,7 +182,7 @@ def falling(trace: Trace) -> bool:
 
 def _last_falls(trace: Trace) -> tuple[float, float]:
     """Falls of the loss in the last two epochs, per loss scale; 0 where unknown."""
-    values = losses(trace)[-3:]
+    values = losses(trace)[1:][-3:]  # that of the first batch alone is too noisy
     if len(values) < 3 or not np.isfinite(values).all():
         return 0.0, 0.0
     scale = loss_scale(values)

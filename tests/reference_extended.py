@@ -87,7 +87,7 @@ def has_learned(trace):
 
 def two_falls(trace):
     """Both of the last two changes of the loss as falls, per the largest |loss|."""
-    last = net_losses(trace)[-3:]
+    last = net_losses(trace)[1:][-3:]
     if len(last) < 3 or not finite(last):
         return 0.0, 0.0
     a, b, c = last
