@@ -173,11 +173,19 @@ def taking_off(trace: Trace) -> bool:
 def falling(trace: Trace) -> bool:
     """Whether the training loss fell in both of the last two epochs, by 1 % in all.
 
-    That is of the loss scale, and too much for chance. So it comes down from an
-    explosion, and so it falls where a learning rate is too small.
+    That is of the loss scale, and too much for chance. Where it comes down from an
+    explosion it must be fast enough: by the share of the last epoch again and again it
+    has to get below its beginning within the plan.
     """
     falls = _last_falls(trace)
-    return min(falls) > 0 and sum(falls) >= TELLING_FALL
+    if not min(falls) > 0 or sum(falls) < TELLING_FALL:
+        return False
+    values = losses(trace)
+    start, (before, last) = values[np.isfinite(values)][0], values[-2:]
+    if last <= start or trace.max_epochs is None:
+        return True
+    left = trace.max_epochs - trace.epoch
+    return bool(last > 0 and last * (last / before) ** left < start)
 
 
 def _last_falls(trace: Trace) -> tuple[float, float]:

@@ -102,7 +102,18 @@ def taking_off(trace):
 
 def falling(trace):
     first, second = two_falls(trace)
-    return first > 0 and second > 0 and first + second >= 0.01
+    if first <= 0 or second <= 0 or first + second < 0.01:
+        return False
+    values = net_losses(trace)
+    start = next(value for value in values if math.isfinite(value))
+    if values[-1] > start and trace.max_epochs is not None:
+        if values[-1] <= 0:
+            return False
+        end = values[-1]
+        for _ in range(trace.epoch, trace.max_epochs):
+            end *= values[-1] / values[-2]
+        return end < start
+    return True
 
 
 def keeping_pace(trace):
