@@ -81,6 +81,7 @@ class Recorder:
         self._initial: Columns = {}
         self._graph = graph.ModelGraph((), (), ())
         self._steps = 0  # of the running epoch, so far
+        self._steps_behind = 0  # of an execution, when Keras numbers it by its first
         self._steps_per_epoch: int | None = None
         self._first: dict[str, float] | None = {}  # None once it is recorded
         self._started = time.perf_counter()
@@ -117,6 +118,10 @@ class Recorder:
         Returns:
             False when a gradient of this step is known not to be finite.
         """
+        if step == 0:
+            # Newer Keras numbers an execution of several steps by the last of them.
+            self._steps_behind = getattr(self._model, "steps_per_execution", 1) - 1
+        step += self._steps_behind
         self._steps = step + 1
         if self._first is not None and "first_batch_loss" not in self._first:
             # With several steps per execution this is no longer the first batch's.

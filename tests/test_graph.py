@@ -5,6 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from tapping import KERAS
 
 from kt_bttackler import graph
 from kt_bttackler.graph import inspect_model, named_layers
@@ -267,8 +268,11 @@ def test_layers_outside_the_data_flow_are_nodes_without_edges():
             self.extra = layers.Dense(2, name="extra")
             self.extra.build((None, 4))
 
-    found = inspect_model(Extended())
-    assert set(found.layers) == {"a", "b", "extra"}
+    model = Extended()
+    found = inspect_model(model)
+    # Keras before 3.7 does not know of it.
+    extra = {"extra"} if KERAS >= (3, 7) else set()
+    assert set(found.layers) == {"a", "b"} | extra
     assert len(found.edges) == 1
 
 

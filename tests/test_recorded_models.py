@@ -10,6 +10,7 @@ import pytest
 import reference_recording as slow
 import tensorflow as tf
 from recording import compiled, fit, sequential, watcher
+from tapping import KERAS
 
 from kt_bttackler.output_meter import OutputMeter
 
@@ -252,7 +253,9 @@ def test_several_steps_per_execution(steps_per_execution):
     model = sequential(layers.Dense(4, activation="relu"))
     compiled(model, "mse", steps_per_execution=steps_per_execution)
     trace = fit(model, X, REAL)
-    assert trace.scalar("steps").tolist() == [4, 4]
+    # Keras before 3.7 does not tell of an execution that runs out of data.
+    seen = 3 if KERAS < (3, 7) and steps_per_execution == 3 else 4
+    assert trace.scalar("steps").tolist() == [seen, seen]
     assert np.isnan(trace.table("update/ratio")).all()
     assert trace.table("update/moved")[0, 0] > 1
     assert math.isfinite(trivial(trace))

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import reference_recording as slow
+from tapping import KERAS
 
 from kt_bttackler.graph import inspect_model
 from kt_bttackler.weight_meter import WeightMeter, gradient_norms, initial_columns
@@ -23,7 +24,7 @@ class Watch(keras.callbacks.Callback):
     def __init__(self, steps=5):
         super().__init__()
         self.steps = steps
-        self.columns, self.copies = [], []
+        self.columns, self.copies, self.behind = [], [], 0
 
     def copy(self):
         return [np.array(v.numpy()) for v in self.model.trainable_variables]
@@ -37,7 +38,9 @@ class Watch(keras.callbacks.Callback):
         self.copies.append([self.copy()])
 
     def on_train_batch_end(self, batch, logs=None):
-        self.meter.end_step(batch)
+        if batch == 0:  # older Keras numbers an execution by its first step
+            self.behind = self.model.steps_per_execution - 1
+        self.meter.end_step(batch + self.behind)
         self.copies[-1].append(self.copy())
 
     def on_epoch_end(self, epoch, logs=None):
@@ -126,6 +129,8 @@ def test_executions_of_several_steps_are_not_compared():
         watch = watched(network(steps_per_execution=steps_per_execution))
         for epoch, columns in enumerate(watch.columns):
             assert "update/ratio" not in columns
+            if KERAS < (3, 7) and steps_per_execution < 5:
+                continue  # it does not tell of an execution that runs out of data
             np.testing.assert_allclose(
                 columns["update/moved"], expected_moves(watch, epoch), 1e-6
             )
