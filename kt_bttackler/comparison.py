@@ -20,21 +20,14 @@ from kt_bttackler.measures import KillRegret
 from kt_bttackler.recording import Recording, Scoring
 from kt_bttackler.replay import ReplayedTrial, Simulation
 from kt_bttackler.rules import NeverStop
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """A number of many simulated searches.
-
-    Attributes:
-        value: their mean, or median where the table says so.
-        low: lower end of the middle 95 %.
-        high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
+from kt_bttackler.simulated import (
+    Searches,
+    Spread,
+    median_of,
+    saving_of,
+    searches_beside,
+    share_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,29 +45,6 @@ class IndicatorClaims:
     alone: int
     together: int
     epochs: tuple[float, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Searches:
-    """Simulated searches with a diagnosis beside the same ones without.
-
-    Attributes:
-        finished: trials finished, per search.
-        trials_ratio: of those, per trial finished without the diagnosis.
-        hit_ratio: Top10HR against searches without it, each in an order of its own.
-        hit_ratio_bound: r / (1 + r), what more trials alone can give.
-        time_saving: TSBA, median of pairs that saw the same trials in the same order.
-        reached: share of the pairs in which the best score of the other was reached.
-        seconds_to_best: until that score was reached, median; the budget where not.
-    """
-
-    finished: Spread
-    trials_ratio: Spread
-    hit_ratio: Spread
-    hit_ratio_bound: float
-    time_saving: Spread
-    reached: float
-    seconds_to_best: Spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +192,7 @@ def compare(
         watching = Diagnosis((), NeverStop())
         plain, others = searches(watching, seed), searches(watching, seed + 1)
     null = [
-        _saving(one, other, limit, recording.direction)
+        saving_of(one, other, limit, recording.direction)
         for one, other in zip(plain, others, strict=True)
     ]
     return Comparison(
@@ -240,9 +210,9 @@ def compare(
         workers=workers,
         budget=limit,
         orders=orders,
-        null_saving=_median([saving.ratio for saving in null]),
-        null_reached=_share([saving.reached for saving in null]),
-        seconds_to_best=_median([saving.baseline_seconds for saving in null]),
+        null_saving=median_of([saving.ratio for saving in null]),
+        null_reached=share_of([saving.reached for saving in null]),
+        seconds_to_best=median_of([saving.baseline_seconds for saving in null]),
         rows=tuple(
             _row(
                 name,
@@ -250,7 +220,7 @@ def compare(
                 recording,
                 score,
                 ceiling,
-                _searches(
+                searches_beside(
                     searches(diagnosis, seed), plain, others, limit, recording.direction
                 )
                 if orders
@@ -387,70 +357,3 @@ def _ceiling(recording: Recording, trivial: float) -> tuple[float, int]:
         if hopeless
     )
     return (saved / total if total else math.nan), int(bad.sum())
-
-
-def _searches(
-    runs: Sequence[Simulation],
-    plain: Sequence[Simulation],
-    others: Sequence[Simulation],
-    budget: float,
-    direction: str,
-) -> Searches:
-    ratios = [
-        run.finished / other.finished if other.finished else math.nan
-        for run, other in zip(runs, plain, strict=True)
-    ]
-    savings = [
-        _saving(run, other, budget, direction)
-        for run, other in zip(runs, plain, strict=True)
-    ]
-    pairs = [
-        measures.top10_hit_ratio([run.scores], [other.scores], direction=direction)
-        for run, other in zip(runs, others, strict=True)
-    ]
-    low, high = measures.interval(pairs)
-    hit_ratio = measures.top10_hit_ratio(
-        [run.scores for run in runs],
-        [other.scores for other in others],
-        direction=direction,
-    )
-    finished = _mean([run.finished for run in runs])
-    ratio = _mean(ratios)
-    return Searches(
-        finished=finished,
-        trials_ratio=ratio,
-        hit_ratio=Spread(hit_ratio, low, high),
-        hit_ratio_bound=measures.hit_ratio_bound(ratio.value),
-        time_saving=_median([saving.ratio for saving in savings]),
-        reached=_share([saving.reached for saving in savings]),
-        seconds_to_best=_median([saving.seconds for saving in savings]),
-    )
-
-
-def _saving(
-    run: Simulation, baseline: Simulation, budget: float, direction: str
-) -> measures.TimeSaving:
-    return measures.time_saving_for_baseline_accuracy(
-        run.ends,
-        run.scores,
-        baseline.ends,
-        baseline.scores,
-        budget=budget,
-        direction=direction,
-    )
-
-
-def _mean(values: Sequence[float]) -> Spread:
-    known = [value for value in values if not math.isnan(value)]
-    value = float(np.mean(known)) if known else math.nan
-    return Spread(value, *measures.interval(known))
-
-
-def _median(values: Sequence[float]) -> Spread:
-    known = [value for value in values if not math.isnan(value)]
-    value = float(np.median(known)) if known else math.nan
-    return Spread(value, *measures.interval(known))
-
-
-def _share(values: Sequence[bool]) -> float:
-    return float(np.mean(values)) if values else math.nan

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from kt_bttackler.comparison import Comparison, Row, Searches, Spread, pooled_regret
+from kt_bttackler.comparison import Comparison, Row, pooled_regret
 from kt_bttackler.measures import KillRegret
 from kt_bttackler.report import duration
+from kt_bttackler.simulated import Searches, Spread
 
 _SCORING = {
     "live": "best epoch; last epoch of a trial stopped as harmful",

@@ -116,6 +116,12 @@ def losses(trace: Trace) -> np.ndarray:
     return np.concatenate([first, trace.scalar("loss") - penalties])
 
 
+def validation_losses(trace: Trace) -> np.ndarray:
+    """Validation losses without weight penalties, where these are known, [T]."""
+    penalties = np.nan_to_num(trace.scalar("regularization"))
+    return np.asarray(trace.scalar("val_loss") - penalties)
+
+
 def loss_scale(values: np.ndarray) -> float:
     """D, the largest magnitude of the losses so far."""
     known = values[~np.isnan(values)]
@@ -155,9 +161,9 @@ def learned(trace: Trace, guard: float) -> bool:
         return False
     planned = trace.max_epochs
     share = 1.0 if planned is None else min(1.0, trace.epoch / planned)
-    if hasty(trace) or falling(trace) or taking_off(trace):
+    if hasty(trace) or not progress(trace) < guard * share:
         return True
-    return not progress(trace) < guard * share
+    return falling(trace) or taking_off(trace)
 
 
 def taking_off(trace: Trace) -> bool:
@@ -209,10 +215,12 @@ def keeping_pace(trace: Trace) -> bool:
     looks like this; a net that settles on the best constant prediction slows down.
     """
     planned = trace.max_epochs
-    # No more epochs than have passed when PLC begins to judge.
+    if planned is None:
+        return False
+    # In long plans no more epochs than PLC waits for.
     half = max(6, settling_epochs(planned)) // 2
     values = losses(trace)[1:][-2 * half - 1 :]
-    if planned is None or len(values) < 2 * half + 1 or not np.isfinite(values).all():
+    if len(values) < 2 * half + 1 or not np.isfinite(values).all():
         return False
     older, newer = values[0] - values[half], values[half] - values[-1]
     if not np.all(np.diff(values) < 0) or newer < STEADY * older:

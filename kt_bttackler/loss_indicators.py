@@ -21,6 +21,7 @@ from kt_bttackler.course import (
     stalled,
     surely_trivial_loss,
     taking_off,
+    validation_losses,
     warmup_epochs,
     window_epochs,
 )
@@ -170,10 +171,9 @@ class PassiveLossChanges(QualityIndicator):
 
     def _validation_falls(self, trace: Trace) -> bool:
         # It is ahead of the training loss, which is the mean over an epoch.
-        checks = trace.scalar("val_loss")[-2:]
+        checks = validation_losses(trace)[-2:]
         if len(checks) < 2:
             return False
-        checks = checks - np.nan_to_num(trace.scalar("regularization")[-2:])
         fall = float(checks[0] - checks[1])
         return fall >= _MOVING * loss_scale(self._values(trace))
 

@@ -20,6 +20,7 @@ from kt_bttackler.course import (
     rate_rose,
     rise_ahead,
     trivial_loss,
+    validation_losses,
     warming_up,
 )
 from kt_bttackler.trace import Trace
@@ -76,12 +77,12 @@ def judged_losses(trace: Trace) -> np.ndarray:
     validation goes, have not caught up with the weights.
     """
     by_loss = trace.header.objective in ("loss", "val_loss")
-    checks = trace.scalar("val_loss")
+    checks = validation_losses(trace)
     taken = float(np.nansum(trace.scalar("steps")))
     settled = taken >= _CAUGHT_UP * trace.header.averaging_steps
     if not by_loss or not settled or not np.isfinite(checks[-1:]).all():
         return losses(trace)[1:]
-    return np.asarray(checks - np.nan_to_num(trace.scalar("regularization")))
+    return checks
 
 
 def _drifted(values: np.ndarray, constant: float, block: int) -> bool:

@@ -13,6 +13,7 @@ from keras_tuner.engine.trial import Trial
 from kt_bttackler import project_files
 from kt_bttackler.diagnosis import Diagnosis
 from kt_bttackler.fuses import Fuses
+from kt_bttackler.oracles.mixin import is_late
 from kt_bttackler.progress import Ended, Progress
 from kt_bttackler.roles import is_chief, is_worker
 
@@ -138,12 +139,6 @@ class TimedSearch(keras_tuner.Tuner):
             return False
         remaining = self.remaining_trials
         return is_late(self.oracle) and (remaining is None or remaining > 0)
-
-
-def is_late(oracle: Any) -> bool:
-    """Whether the time of a search (`max_seconds`) is over."""
-    deadline = getattr(oracle, "deadline", None)
-    return deadline is not None and bool(time.monotonic() >= deadline)
 
 
 def _ended(trial: Trial) -> Ended:

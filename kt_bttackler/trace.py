@@ -13,7 +13,6 @@ for trace in store:
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 
 from kt_bttackler import files, shards
 from kt_bttackler.records import Header, Record
+from kt_bttackler.trace_lines import fields_of, header_from, header_line, record_from
 
 __all__ = [
     "Header",
@@ -34,7 +34,6 @@ __all__ = [
     "read_trace",
 ]
 
-SCHEMA = 1
 # One epoch of a 1,000-layer model is below 2 MB; a longer line is not ours, nor is a
 # file of more than 500 such epochs.
 _MAX_LINE_BYTES, _MAX_BYTES = 16 * 2**20, 2**30
@@ -205,12 +204,12 @@ class TraceWriter:
 
     def __init__(self, path: str | os.PathLike[str], header: Header) -> None:
         self.path = pathlib.Path(path)
-        first = {"schema": SCHEMA, "header": _fields(header)}
+        first = header_line(header)
         files.write_atomically(self.path, files.dumps(first) + "\n")
 
     def append(self, record: Record) -> None:
         """Writes one epoch."""
-        self._append(_fields(record))
+        self._append(fields_of(record))
 
     def close(self, end: str) -> None:
         """Writes why the training ended."""
@@ -237,7 +236,7 @@ def extend_trace(
     Raises:
         OSError: the file cannot be read or written.
     """
-    lines = [_fields(record) for record in records]
+    lines = [fields_of(record) for record in records]
     added = [files.dumps(line) + "\n" for line in (*lines, {"end": end})]
     before = pathlib.Path(path).read_text(encoding="utf-8")
     files.write_atomically(path, before + "".join(added))
@@ -309,13 +308,13 @@ def _traces_in(
             if header is None or "header" in content:
                 if header is not None and not given:
                     yield Trace(header, records, end)
-                header, records, end = _header_from(content), [], None
+                header, records, end = header_from(content), [], None
                 given = False
             elif "end" in content:
                 end, given = str(content["end"]), True
                 yield Trace(header, records, end)
             else:  # also behind an end: the training was run on
-                records.append(_record_from(content, columns))
+                records.append(record_from(content, columns))
                 given = False
         except (
             KeyError,
@@ -397,64 +396,3 @@ class TraceStore:
             if (trace.header.trial_id, trace.header.execution) == (trial_id, execution):
                 return trace
         raise KeyError(f"no trace of trial {trial_id!r}, execution {execution}")
-
-
-def _kind(field: dataclasses.Field[Any]) -> tuple[type, ...]:
-    """What a field of the header is in JSON."""
-    if field.default_factory is not dataclasses.MISSING:
-        return (dict,)
-    if isinstance(field.default, bool):
-        return (bool,)
-    if isinstance(field.default, float):
-        return (int, float, str)  # may be "nan"
-    if isinstance(field.default, tuple):
-        return (list,)
-    if field.default is None:
-        return (str, int, type(None))
-    return (type(field.default),)
-
-
-_KINDS = {field.name: _kind(field) for field in dataclasses.fields(Header)}
-
-
-def _fields(instance: Header | Record) -> dict[str, Any]:
-    return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
-
-
-def _header_from(content: Mapping[str, Any]) -> Header:
-    schema = content["schema"]
-    if schema != SCHEMA:
-        raise ValueError(f"schema {schema} is unknown, this version reads {SCHEMA}.")
-    known = {field.name for field in dataclasses.fields(Header)}
-    values = {k: v for k, v in content["header"].items() if k in known}
-    for name, value in values.items():
-        if not isinstance(value, _KINDS[name]):
-            raise ValueError(f"{name} is {type(value).__name__}.")
-        if isinstance(value, list):
-            values[name] = tuple(
-                tuple(item) if isinstance(item, list) else item for item in value
-            )
-    for name in (
-        "started",
-        "planned_learning_rates",
-        "averaging_steps",
-    ):  # may hold "nan" or "inf"
-        if isinstance(values.get(name), tuple):
-            values[name] = tuple(float(value) for value in values[name])
-        elif name in values:
-            values[name] = float(values[name])
-    return Header(**values)
-
-
-def _record_from(content: Mapping[str, Any], columns: bool) -> Record:
-    return Record(
-        epoch=int(content["epoch"]),
-        seconds=float(content["seconds"]),
-        scalars={k: float(v) for k, v in content["scalars"].items()},
-        columns={
-            k: tuple(float(v) for v in values)
-            for k, values in content["columns"].items()
-            if columns
-        },
-        partial=bool(content["partial"]),
-    )

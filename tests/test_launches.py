@@ -43,6 +43,11 @@ def run(scenario: str, folder: Any) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def outcomes(found: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """How each worker ended, and how often it was started again."""
+    return {n: (e["outcome"], e["restarts"]) for n, e in found["workers"].items()}
+
+
 def assert_each_ended_once(found: dict[str, Any], trials: int) -> None:
     assert sum(found["trials"].values()) == len(found["settled"]) == trials
     assert set(found["trials"]) == {"COMPLETED", "STOPPED"}
@@ -68,8 +73,7 @@ def test_a_worker_killed_in_a_trial_gets_it_again(tmp_path: Any) -> None:
     assert times_run(found) == {
         trial: 1 + (trial == lost) for trial in found["settled"]
     }
-    ends = {n: (e["outcome"], e["restarts"]) for n, e in found["workers"].items()}
-    assert ends == {"worker0": ("finished", 0), "worker1": ("finished", 1)}
+    assert outcomes(found) == {"worker0": ("finished", 0), "worker1": ("finished", 1)}
     assert found["project_dir"] == str(tmp_path / "p")
     # Each life is a process of its own.
     processes = found["processes"]
@@ -95,8 +99,7 @@ def test_the_trial_of_a_lost_worker_is_taken_up_and_the_chief_comes_back(
 ) -> None:
     found = run("lose_a_worker_and_the_chief", tmp_path)
     assert_each_ended_once(found, 8)
-    ends = {n: (e["outcome"], e["restarts"]) for n, e in found["workers"].items()}
-    assert ends == {"worker0": ("finished", 0), "worker1": ("lost", 1)}
+    assert outcomes(found) == {"worker0": ("finished", 0), "worker1": ("lost", 1)}
     (lost,) = found["lost"]
     assert [who for who, trial in found["runs"] if trial == lost][-1] == "worker0"
     assert any("the chief is away" in line for line in found["told"])
@@ -110,8 +113,7 @@ def test_for_the_trial_of_the_last_worker_another_one_begins_again(
 ) -> None:
     found = run("lose_the_last_worker", tmp_path)
     assert_each_ended_once(found, 2)
-    ends = {n: (e["outcome"], e["restarts"]) for n, e in found["workers"].items()}
-    assert ends == {"worker0": ("finished", 1), "worker1": ("lost", 1)}
+    assert outcomes(found) == {"worker0": ("finished", 1), "worker1": ("lost", 1)}
     (lost,) = found["lost"]
     runners = [who for who, trial in found["runs"] if trial == lost]
     assert runners == ["worker1", "worker1", "worker0"]

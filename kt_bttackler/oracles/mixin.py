@@ -27,6 +27,12 @@ def seed_of(seed: int | None) -> int | None:
     return _SEED_ZERO if seed == 0 else seed
 
 
+def is_late(oracle: Any) -> bool:
+    """Whether the time of a search (`max_seconds`) is over; any oracle may be asked."""
+    deadline = getattr(oracle, "deadline", None)
+    return deadline is not None and bool(time.monotonic() >= deadline)
+
+
 class DiagnosedOracleMixin(ServedOracleMixin):
     """Marks diagnosed trials and shows them truthfully to the search algorithm.
 
@@ -89,8 +95,7 @@ class DiagnosedOracleMixin(ServedOracleMixin):
 
         After `deadline` the search is over, for a tuner without a running trial.
         """
-        late = self.deadline is not None and time.monotonic() >= self.deadline
-        if late and tuner_id not in self.ongoing_trials:
+        if is_late(self) and tuner_id not in self.ongoing_trials:
             self.tuner_ids.discard(tuner_id)  # a chief waits for those it has
             context.publish(None)
             unset = self.hyperparameters.copy()

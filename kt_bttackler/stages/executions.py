@@ -16,8 +16,8 @@ from keras_tuner.engine.trial import Trial
 
 from kt_bttackler import context, files
 from kt_bttackler.fuses import warn
+from kt_bttackler.oracles.mixin import is_late
 from kt_bttackler.roles import is_worker
-from kt_bttackler.searching import is_late
 from kt_bttackler.stages import callbacks as stage_callbacks
 from kt_bttackler.stages import identity
 from kt_bttackler.stages.ahead import Ahead, Beginning, Upcoming
